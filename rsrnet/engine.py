@@ -1,57 +1,375 @@
-"""Training and evaluation: plain loops over a model, a loader and an optimizer."""
+"""Training and evaluation: plain loops over a model, a loader and an optimizer.
+
+Nothing here knows where it runs. Under ``torch.distributed`` (torchrun, Ray Train, ...) every rank calls the same
+functions with its own share of the data; otherwise one process does it all.
+"""
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
-from rsrnet.config import require
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from rsrnet import checkpoint
+from rsrnet.loss_config import LossConfig
+from rsrnet.losses import RSRNetLoss
+from rsrnet.metrics import PUBLISHED, MetricSums, Protocol, image_metrics
+from rsrnet.model.encoder import load_resnet_weights, read_resnet_weights
+from rsrnet.model.network import RSRNet, RSRNetOutput
+from rsrnet.recipe import FitConfig
+
+MASKS = ("m_fnl", "m_rsr", "m_dec")
+"""The three masks of Table 3, the final one first."""
+
+BEST = "val/iou"
+"""The best epoch is the one with the highest value of this metric."""
+
+
+class DivergedError(RuntimeError):
+    """Raised when the loss is no longer a number."""
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """The training recipe (section 4.2). The defaults are the paper's."""
+class Progress:
+    """How far a training is, told after every step."""
 
-    epochs: int = 60
-    """Passes over the training images (paper: 60)."""
+    epoch: int
+    """The epoch in hand, from 1."""
 
-    batch_size: int = 32
-    """Images a step over all workers together, whatever their number (paper: 32)."""
+    epochs: int
+    step: int
+    """Steps done in this epoch."""
 
-    lr: float = 1e-4
-    """Initial learning rate of Adam (paper: 1e-4)."""
+    steps: int
+    loss: Tensor
+    """Mean loss of the epoch so far on this rank, a scalar (reading it waits for the device)."""
 
-    weight_decay: float = 1e-4
-    """L2 penalty of Adam (paper: 1e-4)."""
+    images_per_second: float
+    """Over all ranks, since this process began to train."""
 
-    milestones: tuple[int, ...] = (30, 40, 50, 55)
-    """Epochs after which the learning rate is multiplied by `lr_decay` (paper: 30, 40, 50, 55)."""
+    seconds_left: float
+    """Until the last epoch ends, validation aside."""
 
-    lr_decay: float = 0.5
-    """Factor at each milestone (paper: 0.5)."""
 
-    seed: int = 42
-    """Seed of the initial weights, the sample order and the augmentation (paper: 42)."""
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (section 4.2)."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; bfloat16 is autocast, losses and masks stay in float32."""
 
-    encoder_weights: str = "imagenet"
-    """Start of the encoder: `imagenet` (torchvision's weights), `none` (random), or the path of a ResNet state dict."""
+def load_start(model: RSRNet, config: FitConfig) -> None:
+    """Give a fresh model its start: pretrained weights for the encoder where the recipe asks for them.
 
-    def __post_init__(self) -> None:
-        require(
-            self,
-            epochs=(self.epochs >= 1, "a whole number, at least 1"),
-            batch_size=(self.batch_size >= 1, "a whole number, at least 1"),
-            lr=(self.lr > 0, "a number above 0"),
-            weight_decay=(self.weight_decay >= 0, "a number, at least 0"),
-            milestones=(
-                all(b > a for a, b in zip((0, *self.milestones), self.milestones, strict=False)),
-                "epochs in rising order, each at least 1",
-            ),
-            lr_decay=(0 < self.lr_decay <= 1, "a number above 0, at most 1"),
-            seed=(0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
-            precision=(self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
-            encoder_weights=(bool(self.encoder_weights), "imagenet, none or a path"),
+    Raises:
+        WeightsError: if those cannot be had or do not fit.
+    """
+    if config.encoder_weights != "none":
+        weights = read_resnet_weights(config.encoder_weights, model.config.depth)
+        load_resnet_weights(model.encoder, weights)
+
+
+class Training:
+    """A training in progress: the model with its optimizer, schedule and history.
+
+    Args:
+        model: trained in place.
+        config: the recipe.
+        loss: the loss's settings.
+        size: side of the square input in pixels, kept in the checkpoints.
+        device: where the model lives.
+
+    Example:
+        >>> training = Training(RSRNet(), FitConfig(epochs=2), size=224)
+        >>> training.run(train_loader, val_loader, on_epoch=lambda training: training.save(folder))
+    """
+
+    def __init__(
+        self,
+        model: RSRNet,
+        config: FitConfig,
+        loss: LossConfig | None = None,
+        *,
+        size: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.config = config
+        self.size = size
+        self.criterion = RSRNetLoss(loss or LossConfig())
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay
         )
+        self.schedule = torch.optim.lr_scheduler.MultiStepLR(
+            self.optimizer, list(config.milestones), gamma=config.lr_decay
+        )
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return len(self.history)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the last epoch."""
+        return self.history[-1]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, from 1, with the highest validation IoU (the first of equals)."""
+        values = [metrics[BEST] for metrics in self.history]
+        return values.index(max(values)) + 1
+
+    def run(
+        self,
+        train: DataLoader,
+        val: DataLoader,
+        *,
+        on_epoch: Callable[[Training], None],
+        on_step: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        """Train up to the last epoch; validate and report after each.
+
+        Args:
+            train: batches of this rank; its batch sampler follows the epoch.
+            val: this rank's share of the validation images.
+            on_epoch: called on every rank after each epoch, when ``history`` has grown by it.
+            on_step: called on every rank after each step.
+
+        Raises:
+            DivergedError: if the loss becomes NaN or infinite.
+        """
+        network = self._distributed()
+        clock = _Clock(self.config.epochs - self.epoch, len(train))
+        while self.epoch < self.config.epochs:
+            lr = float(self.schedule.get_last_lr()[0])
+            metrics = self._train_epoch(network, train, clock, on_step)
+            self.schedule.step()
+            metrics |= evaluate(self.model, val, self.device, precision=self.config.precision)
+            self.history.append({"train/lr": lr, **metrics})
+            on_epoch(self)
+
+    def _distributed(self) -> nn.Module:
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return self.model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=devices)
+
+    def _train_epoch(
+        self, network: nn.Module, loader: DataLoader, clock: _Clock, on_step: Callable[[Progress], None]
+    ) -> dict[str, float]:
+        """One pass over the training images; the mean loss terms and the pace."""
+        network.train()
+        loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]
+        images = len(loader.dataset)  # type: ignore[arg-type]
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        seen = 0
+        clock.start_epoch()
+        for step, batch in enumerate(loader):
+            clock.got_batch()
+            size = min(self.config.batch_size, images - step * self.config.batch_size)
+            terms = self._step(network, batch, size)
+            sums += terms * len(batch["image"])
+            seen += len(batch["image"])
+            clock.did_step(size)
+            on_step(
+                Progress(
+                    self.epoch + 1,
+                    self.config.epochs,
+                    step + 1,
+                    len(loader),
+                    sums[0] / seen,
+                    clock.images_per_second,
+                    clock.seconds_left,
+                )
+            )
+        total = _reduce(torch.cat([sums, sums.new_tensor([seen])]))
+        loss, bce, ssim, iou = map(float, total[:4] / total[4])
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"the loss of epoch {self.epoch + 1} is {loss}: lower fit.lr, or train in float32"
+            )
+        return {
+            "train/loss": loss,
+            "train/loss_bce": bce,
+            "train/loss_ssim": ssim,
+            "train/loss_iou": iou,
+            **clock.end_epoch(),
+        }
+
+    def _step(self, network: nn.Module, batch: dict[str, Any], batch_size: int) -> Tensor:
+        """One optimizer step on this rank's part of a global batch of ``batch_size`` images.
+
+        Returns:
+            Mean total, BCE, SSIM and IoU loss of this rank's images, (4,).
+        """
+        images = batch["image"].to(self.device, non_blocking=True)
+        target = batch["mask"].to(self.device, non_blocking=True)
+        with autocast(self.device, self.config.precision):
+            output = network(images)
+        terms = self.criterion(output, target)
+        # DDP averages over ranks; with uneven shares every image still has the weight 1 / batch_size.
+        share = len(images) * _world_size() / batch_size
+        self.optimizer.zero_grad(set_to_none=True)
+        (terms.total * share).backward()
+        self.optimizer.step()
+        return torch.stack([terms.total.detach(), terms.bce, terms.ssim, terms.iou]).double()
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint folder that predicts, and from which :meth:`resume` goes on."""
+        card = checkpoint.ModelCard(self.model.config, self.size, self.epoch, self.metrics)
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history,
+            "random": random_state(),
+        }
+        checkpoint.save(folder, self.model, card, state)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint folder, exactly where it was written.
+
+        Raises:
+            CheckpointError: if it is damaged or of another architecture.
+        """
+        checkpoint.load_weights(self.model, folder)
+        state = checkpoint.load_training(folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = state["history"]
+        set_random_state(state["random"])
+
+
+def evaluate(
+    model: RSRNet,
+    loader: DataLoader,
+    device: torch.device | str,
+    *,
+    precision: str = "float32",
+    protocol: Protocol = PUBLISHED,
+) -> dict[str, float]:
+    """Mean AP, F1 and IoU over the images of every rank.
+
+    Args:
+        model: left in evaluation mode.
+        loader: this rank's share of the images.
+        device: where the model lives.
+        precision: ``float32`` or ``bfloat16``.
+        protocol: how masks are compared.
+
+    Returns:
+        ``val/ap``, ``val/f1``, ``val/iou`` of M_fnl, and the same of the other masks as ``val/m_rsr/ap``, ...
+    """
+    model.eval()
+    device = torch.device(device)
+    sums = {name: MetricSums() for name in MASKS}
+    for target, output in _predictions(model, loader, device, precision):
+        for name in MASKS:
+            sums[name].add(image_metrics(getattr(output, name), target, protocol))
+    result: dict[str, float] = {}
+    for name in MASKS:
+        prefix = "val/" if name == "m_fnl" else f"val/{name}/"
+        sums[name].all_reduce()
+        result |= {prefix + key: value for key, value in sums[name].mean().items()}
+    return result
+
+
+@torch.no_grad()
+def _predictions(
+    model: RSRNet, loader: DataLoader, device: torch.device, precision: str
+) -> Iterator[tuple[Tensor, RSRNetOutput]]:
+    """True masks and the model's output for every batch of a loader, on the device."""
+    for batch in loader:
+        images = batch["image"].to(device, non_blocking=True)
+        target = batch["mask"].to(device, non_blocking=True)
+        with autocast(device, precision):
+            output = model(images)
+        yield target, output
+
+
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """Autocast to bfloat16 where the recipe asks for it."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        yield
+
+
+def random_state() -> dict[str, Any]:
+    """States of the random generators of PyTorch and its accelerator."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _reduce(values: Tensor) -> Tensor:
+    """Sum over all ranks."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+class _Clock:
+    """Measures the pace of a training and the part of it spent waiting for data."""
+
+    def __init__(self, epochs: int, steps: int) -> None:
+        self.steps_left = epochs * steps
+        self.steps_done = 0
+        self.images = 0
+        self.seconds = 0.0
+
+    def start_epoch(self) -> None:
+        self.mark = self.epoch_start = time.perf_counter()
+        self.epoch_images = 0
+        self.waited = 0.0
+
+    def got_batch(self) -> None:
+        self.waited += time.perf_counter() - self.mark
+
+    def did_step(self, images: int) -> None:
+        self.seconds += time.perf_counter() - self.mark
+        self.mark = time.perf_counter()
+        self.images += images
+        self.epoch_images += images
+        self.steps_done += 1
+        self.steps_left -= 1
+
+    def end_epoch(self) -> dict[str, float]:
+        seconds = self.mark - self.epoch_start
+        return {
+            "time/epoch_seconds": seconds,
+            "time/images_per_second": self.epoch_images / seconds,
+            "time/waiting_for_data": self.waited / seconds,
+        }
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+    @property
+    def seconds_left(self) -> float:
+        return self.seconds / self.steps_done * self.steps_left

@@ -1,0 +1,1 @@
+"""The platform: job files, Ray and MLflow around the method in ``rsrnet``."""

@@ -1,0 +1,162 @@
+"""The command line. Nothing heavy is imported before it is needed, so help and refusals come at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+
+import rsrnet
+from rsrnet_platform import spec
+from rsrnet_platform.cluster import connect, settle_environment
+from rsrnet_platform.store import resolve_uri
+
+RUNNERS = {"train": "rsrnet_platform.train:run", "predict": "rsrnet_platform.predict:run"}
+"""The function that runs each `kind:` of job, called as ``run(job, fresh=...)``."""
+
+USER_ERRORS = frozenset(
+    {
+        "rsrnet.checkpoint.CheckpointError",
+        "rsrnet.config.ConfigError",
+        "rsrnet.data.errors.DataError",
+        "rsrnet.engine.DivergedError",
+        "rsrnet.localizer.ImageError",
+        "rsrnet.model.encoder.WeightsError",
+        "rsrnet.synthesis.compose.CompositionError",
+        "rsrnet.synthesis.photos.PhotographError",
+        "rsrnet.synthesis.sample.SampleError",
+        "rsrnet_platform.errors.UserError",
+        "rsrnet_platform.store.TrackingError",
+    }
+)
+"""Errors (and those derived from them) that are told in one message, without a traceback.
+
+By name: importing their modules would import PyTorch.
+"""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+data_app = typer.Typer(no_args_is_help=True)
+app.add_typer(data_app, name="data", help="Make datasets.")
+
+_messages = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave the process.
+
+    The exit code is 0 after success, 2 if the user asked for something impossible (one message), 1 after any
+    other failure (with its traceback).
+
+    Args:
+        arguments: the command and its options; default: those of the process.
+    """
+    settle_environment()
+    try:
+        app(arguments, prog_name="rsrnet")
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        _messages.print(Text("Error: ", style="bold red") + Text(str(error)), soft_wrap=True)
+        sys.exit(2)
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Tell whether the message of an error is all that the user needs."""
+    return any(f"{cls.__module__}.{cls.__qualname__}" in USER_ERRORS for cls in type(error).__mro__)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rsrnet {rsrnet.__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=(rsrnet.__doc__ or "").split("\n\n")[0])
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    job: Annotated[Path, typer.Argument(help="Job file (YAML); see jobs/.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Override one value, such as fit.lr=3e-4. Repeatable."
+        ),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, print the resolved job, and start nothing.")
+    ] = False,
+) -> None:
+    """Run a job file: training, prediction, whatever its `kind` is."""
+    wanted = spec.load(job, overrides or ())
+    if dry_run:
+        _describe(wanted)
+        return
+    resolve_name(RUNNERS[wanted.kind])(wanted, fresh=fresh)
+
+
+def _describe(job: spec.Job) -> None:
+    """The resolved job on the standard output, where it can become a file; what it would use beside it."""
+    with connect(job.cluster) as cluster:
+        _messages.print(Text(f"Computes with {cluster}."), soft_wrap=True)
+    _messages.print(Text(f"Tracked in {resolve_uri(job.tracking)}."), soft_wrap=True)
+    typer.echo(spec.to_yaml(job), nl=False)
+
+
+@app.command()
+def demo() -> None:
+    """Sample dataset, quick training, prediction and comparison: everything once, in minutes."""
+    resolve_name("rsrnet_platform.demo:main")()
+
+
+@data_app.command()
+def sample(
+    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    train: Annotated[int | None, typer.Option(help="Composites for training.")] = None,
+    val: Annotated[int | None, typer.Option(help="Composites for validation.")] = None,
+    test: Annotated[int | None, typer.Option(help="Composites for the test.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of a composite, in pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of your own photographs, instead of the built-in ones.")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder with a mask for each of your photographs, of the same name.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes to use; default: one for each processor.")
+    ] = None,
+) -> None:
+    """Make composites from real photographs, split by photograph into training, validation and test."""
+    from rsrnet.synthesis.sample import SampleConfig, build_sample
+
+    asked: dict[str, Any] = {"train": train, "val": val, "test": test, "size": size, "seed": seed}
+    config = SampleConfig(**{name: value for name, value in asked.items() if value is not None})
+    with Progress(console=_messages) as bar:
+        task = bar.add_task("Composites", total=config.train + config.val + config.test)
+        report = build_sample(
+            out.expanduser(),
+            config,
+            images=images and images.expanduser(),
+            masks=masks and masks.expanduser(),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            processes=processes,
+        )
+        bar.update(task, completed=bar.tasks[task].total)
+    counts = ", ".join(f"{count} {split}" for split, count in report.composites.items())
+    typer.echo(f"{report.root}: {counts} composites{' (already there)' if report.reused else ''}")

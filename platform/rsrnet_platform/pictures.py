@@ -1,0 +1,61 @@
+"""Pictures of a training for the tracking server: what the network makes of a few validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rsrnet.data.iharmony4 import IHarmony4
+from rsrnet.data.naming import Composite
+from rsrnet.data.transforms import EvalTransform
+from rsrnet.model.network import RSRNet
+from rsrnet.visualize import comparison, iteration_strip
+
+TITLES = ("input", "truth", "M_rsr", "M_dec", "M_fnl")
+IMAGES = 6
+"""Rows of the grid."""
+
+
+class Pictures:
+    """Draws the same validation images after any epoch.
+
+    Args:
+        root: folder of the dataset.
+        composites: the validation images; a few, evenly spaced, are drawn.
+        size: side of the network's input in pixels.
+    """
+
+    def __init__(self, root: str | Path, composites: Sequence[Composite], size: int) -> None:
+        places = np.linspace(0, len(composites) - 1, min(IMAGES, len(composites))).round().astype(int)
+        dataset = IHarmony4(root, [composites[place] for place in places], EvalTransform(size))
+        items = [dataset[index] for index in range(len(dataset))]
+        self.images = torch.stack([item["image"] for item in items])
+        self.truth = torch.stack([item["mask"] for item in items])
+
+    @torch.no_grad()
+    def draw(self, model: RSRNet, device: torch.device) -> dict[str, Image.Image]:
+        """Pictures by file name: the grid of masks and, where there is an RSR module, the strip of K masks."""
+        model.eval()
+        output = model(self.images.to(device))
+        inputs = _pixels(self.images)
+        masks = [_planes(mask) for mask in (self.truth, output.m_rsr, output.m_dec, output.m_fnl)]
+        rows = [[inputs[i], *(column[i] for column in masks)] for i in range(len(inputs))]
+        pictures = {"masks.png": comparison(rows, TITLES)}
+        if output.masks.shape[1]:
+            pictures["iterations.png"] = iteration_strip(inputs[0], list(output.masks[0].cpu().numpy()))
+        return pictures
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [0, 1] to (B, H, W, 3) uint8."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _planes(masks: Tensor) -> np.ndarray:
+    """(B, 1, H, W) to (B, H, W)."""
+    return masks[:, 0].cpu().numpy()

@@ -1,0 +1,244 @@
+"""Job files: what a run is told, read from YAML, checked as a whole and written back fully resolved.
+
+A job is a frozen dataclass that composes the configurations of the parts it drives, so each default stands
+once, beside its owner. A new kind of job is a dataclass in `KINDS` here and a function in `cli.RUNNERS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import fields as fields_of
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from rsrnet.config import ConfigError, Problem, require
+from rsrnet.data.config import DataConfig
+from rsrnet.loss_config import LossConfig
+from rsrnet.model.config import RSRNetConfig
+from rsrnet.recipe import FitConfig
+from rsrnet_platform import strict_yaml
+from rsrnet_platform.checking import build, key_of
+from rsrnet_platform.cluster import ClusterConfig
+from rsrnet_platform.errors import JobError
+from rsrnet_platform.store import TrackingConfig
+
+FIRST_LINE = "#!/usr/bin/env -S PYTHONPATH=platform:${PYTHONPATH} python -m rsrnet_platform"
+"""Makes a job file with the run bit a program, in a checkout or an uploaded copy of one, installed or not."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME_RULE = "letters, digits, dots, dashes and underscores, a letter or digit first"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """`kind: train`: train a network, track the run, register its best checkpoint."""
+
+    kind: Literal["train"] = "train"
+
+    name: str
+    """Identity of the run: the same name goes on with the same run, a new run needs a new one."""
+
+    description: str = ""
+    """One line for people; recorded with the run."""
+
+    data: DataConfig
+    model: RSRNetConfig = field(default_factory=RSRNetConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    storage: str = "~/rsrnet/runs"
+    """Folder of checkpoints and run states, one folder a run inside; every worker must reach it."""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            name=(bool(_NAME.fullmatch(self.name)), _NAME_RULE),
+            storage=(bool(self.storage), "a folder or a URI"),
+        )
+        if self.fit.batch_size < self.cluster.workers:
+            allowed = f"at least one image for each of the {self.cluster.workers} workers"
+            raise ConfigError([Problem("fit.batch_size", self.fit.batch_size, allowed)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJob:
+    """`kind: predict`: masks, overlays and a table for a folder of images."""
+
+    kind: Literal["predict"] = "predict"
+
+    name: str
+    """What the run is called in the tracking store."""
+
+    model: str
+    """Registered model, such as `models:/rsrnet@champion`, or the folder of a checkpoint."""
+
+    input: str
+    """Folder of the images."""
+
+    output: str
+    """Folder for the masks, the overlays and the table."""
+
+    threshold: float = 0.5
+    """Probability from which a pixel counts as inharmonious (paper: 0.5)."""
+
+    overlays: bool = True
+    """Whether to draw each mask over its image."""
+
+    batch_size: int = 8
+    """Images a worker holds at once."""
+
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            name=(bool(_NAME.fullmatch(self.name)), _NAME_RULE),
+            model=(bool(self.model), "a model URI or a folder"),
+            input=(bool(self.input), "a folder"),
+            output=(bool(self.output), "a folder"),
+            threshold=(0 < self.threshold < 1, "a number between 0 and 1"),
+            batch_size=(self.batch_size >= 1, "a whole number, at least 1"),
+        )
+
+
+Job: TypeAlias = TrainJob | PredictJob
+
+KINDS: dict[str, type[Job]] = {"train": TrainJob, "predict": PredictJob}
+"""The job of each `kind:`."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file.
+
+    Args:
+        path: the YAML file.
+        overrides: `dotted.path=value` each, the value in YAML; they win over the file.
+
+    Returns:
+        The job, with every path absolute (`~` is the home, the rest is relative to the current directory).
+
+    Raises:
+        JobError: if the file cannot be read or holds what a job cannot hold; it names all problems at once.
+    """
+    given = _read(Path(path))
+    problems = [problem for text in overrides if (problem := _override(given, text))]
+    return _parse(given, str(path), problems)
+
+
+def parse(given: Mapping[str, Any]) -> Job:
+    """Make a job of nested mappings, as `load` does of a file's.
+
+    Raises:
+        JobError: naming all problems at once.
+    """
+    return _parse(given, "job", [])
+
+
+def to_yaml(job: Job) -> str:
+    """Write a job with every value it has; `load` reads an equal job back, and the file can be run."""
+    return f"{FIRST_LINE}\n{strict_yaml.write(_plain(job))}"
+
+
+def flatten(job: Job) -> dict[str, Any]:
+    """Every value of a job by its dotted path, such as `loss.lambda`; tuples are lists."""
+    return dict(_leaves(_plain(job)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        given = strict_yaml.read(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JobError(str(path), ["there is no such file"]) from None
+    except OSError as error:
+        raise JobError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise JobError(str(path), ["is not text in UTF-8"]) from None
+    except yaml.YAMLError as error:
+        raise JobError(str(path), [f"is not valid YAML: {_where(error)}"]) from None
+    if given is None:
+        raise JobError(str(path), ["is empty; a job needs at least `kind:` and `name:`"])
+    if not isinstance(given, dict):
+        raise JobError(str(path), [f"must be keys and values, and is {type(given).__name__}: {given!r:.60}"])
+    return given
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
+
+
+def _override(given: dict[str, Any], text: str) -> str | None:
+    """Apply one `a.b=c`; returns what is wrong with its form, if anything."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        return f"--set {text}: must have the form path.to.key=value"
+    section = given
+    for key in keys[:-1]:
+        if not isinstance(section.get(key), dict):
+            section[key] = {}
+        section = section[key]
+    try:
+        section[keys[-1]] = strict_yaml.read(value)
+    except yaml.YAMLError as error:
+        return f"--set {text}: the value is not valid YAML: {_where(error)}"
+    return None
+
+
+def _parse(given: Mapping[str, Any], source: str, problems: Sequence[Problem | str]) -> Job:
+    kind = given.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        near = get_close_matches(str(kind), KINDS, n=1)
+        allowed = f"one of {', '.join(KINDS)}" + (f"; the nearest is {near[0]}" if near else "")
+        raise JobError(source, [*problems, Problem("kind", kind, allowed)])
+    job, found = build(KINDS[kind], given)
+    if job is None or problems:
+        raise JobError(source, [*problems, *found])
+    return _with_absolute_paths(job)
+
+
+def _with_absolute_paths(job: Job) -> Job:
+    if isinstance(job, PredictJob):
+        return replace(
+            job, model=_absolute(job.model), input=_absolute(job.input), output=_absolute(job.output)
+        )
+    weights = job.fit.encoder_weights
+    return replace(
+        job,
+        data=replace(job.data, root=_absolute(job.data.root)),
+        fit=replace(
+            job.fit, encoder_weights=weights if weights in ("imagenet", "none") else _absolute(weights)
+        ),
+        storage=_absolute(job.storage),
+    )
+
+
+def _absolute(path: str) -> str:
+    """An absolute path; a URI (`s3://bucket/x`, `models:/rsrnet@champion`) stays what it is."""
+    if re.match(r"[a-z][a-z0-9+.-]*:/", path):
+        return path
+    return str(Path.cwd() / Path(path).expanduser())
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {key_of(field.name): _plain(getattr(value, field.name)) for field in fields_of(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _leaves(given: Mapping[str, Any], prefix: str = "") -> Any:
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

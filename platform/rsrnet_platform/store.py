@@ -1,0 +1,256 @@
+"""The MLflow store: where it is, whether it answers, and the lock that makes an embedded one safe.
+
+MLflow is imported on first use: importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from rsrnet.config import require
+from rsrnet_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DEFAULT_STORE = "~/rsrnet/mlflow.db"
+_LOCK_SECONDS = 120
+_ONE_QUICK_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+
+
+class TrackingError(UserError):
+    """Raised when the tracking store or a run cannot be used. Credentials in its message are masked."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"//[^/@\s]+@", "//***@", message))
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where a job is tracked and under which names."""
+
+    uri: str | None = None
+    """MLflow server (``http://...``), or a path: an SQLite file ``*.db``, or a folder for ``mlflow.db``.
+    None: ``$MLFLOW_TRACKING_URI``, else ``~/rsrnet/mlflow.db``."""
+
+    experiment: str = "rsrnet"
+    """MLflow experiment that holds the run."""
+
+    model: str | None = "rsrnet"
+    """Registered model that gets the best checkpoint as a new version. None: register nothing."""
+
+    def __post_init__(self) -> None:
+        named = self.model is None or (bool(self.model.strip()) and not set("/:@'") & set(self.model))
+        require(
+            self,
+            uri=(self.uri is None or bool(self.uri.strip()), "a URI, a path, or null for the default store"),
+            experiment=(bool(self.experiment.strip()), "a name"),
+            model=(named, "a name without / : @ ' in it, or null to register nothing"),
+        )
+
+
+def resolve_uri(config: TrackingConfig) -> str:
+    """Tell which store a configuration means, without touching it.
+
+    Args:
+        config: the ``tracking`` section of a job.
+
+    Returns:
+        ``http(s)://...``, or ``sqlite:///`` with an absolute path (workers change their current directory).
+
+    Raises:
+        TrackingError: if the URI is of another kind.
+    """
+    given = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_STORE
+    scheme = re.match(r"(\w[\w+.-]*):", given)
+    if scheme and scheme[1] in ("http", "https"):
+        return given.rstrip("/")
+    if scheme and not given.startswith("sqlite:///"):
+        raise TrackingError(
+            f"tracking.uri = {given}: not a store this platform can use. Give the http(s):// address of an "
+            "MLflow server, or the path of an SQLite file such as runs/mlflow.db"
+        )
+    path = Path(os.path.abspath(Path(given.removeprefix("sqlite:///")).expanduser()))
+    return f"sqlite:///{path if path.suffix in ('.db', '.sqlite') else path / 'mlflow.db'}"
+
+
+def database_of(uri: str) -> Path | None:
+    """Return the file of an embedded store, or None if the URI names a server."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def prepare(config: TrackingConfig) -> str:
+    """Make sure that the store answers and holds the experiment, before anything expensive starts.
+
+    An embedded store gets its folder and its schema here, under a file lock: MLflow itself fails if two
+    processes open a fresh one at once.
+
+    Args:
+        config: the ``tracking`` section of a job.
+
+    Returns:
+        The URI of the store, good in any process and any current directory.
+
+    Raises:
+        TrackingError: if a server does not answer within seconds, or a file or folder cannot be used.
+    """
+    uri = resolve_uri(config)
+    database = database_of(uri)
+    with explained(uri), store_lock(uri):
+        if database is not None and not database.exists():
+            _create_database(database)
+        ensure_experiment(connect(uri), uri, config.experiment)
+    return uri
+
+
+def connect(uri: str) -> MlflowClient:
+    """Open an existing store.
+
+    Args:
+        uri: as returned by :func:`resolve_uri` or :func:`prepare`.
+
+    Raises:
+        TrackingError: if it is not there or does not answer within seconds (MLflow would retry for minutes).
+    """
+    database = database_of(uri)
+    with explained(uri):
+        if database is not None:
+            _check_database(uri, database)
+            return open_client(uri)
+        with _environment(_ONE_QUICK_TRY):
+            client = open_client(uri)
+            client.search_experiments(max_results=1)
+        return client
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return MLflow's client for a store that is known to be there; nothing is asked of the store yet."""
+    # MLflow would report usage to its makers; whoever wants that can set the variable to false.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def store_lock(uri: str) -> AbstractContextManager[Any]:
+    """Return a lock that one process at a time can hold. Only an embedded store has one, and needs one.
+
+    Raises:
+        OSError: on entering, if the folder cannot be written or the lock is not free within two minutes.
+    """
+    from filelock import FileLock
+
+    database = database_of(uri)
+    if database is None:
+        return nullcontext()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{database}.lock", timeout=_LOCK_SECONDS)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow, its database or the file system raises into a :class:`TrackingError`."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_of_the_store(error):
+            raise
+        raise TrackingError(f"tracking.uri = {uri}: {_reason(uri, error)}") from error
+
+
+def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """Return the id of an experiment, made if it is missing.
+
+    Raises:
+        TrackingError: if an experiment of that name was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        database = database_of(uri)
+        location = None if database is None else str(database.parent / "mlartifacts")
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return ensure_experiment(client, uri, name)  # another process was faster
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"tracking.experiment = {name!r}: it was deleted from {uri}. Choose another name, or restore it "
+            f"with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+        )
+    return experiment.experiment_id
+
+
+def _create_database(database: Path) -> None:
+    # In a file of its own first: half a schema, left by a killed process, is beyond MLflow's repair.
+    unfinished = database.with_name(f"{database.name}.new")
+    unfinished.unlink(missing_ok=True)
+    open_client(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(database)
+
+
+def _check_database(uri: str, database: Path) -> None:
+    import sqlalchemy
+
+    if not database.exists():
+        raise TrackingError(
+            f"tracking.uri = {uri}: there is no store yet. Run a training job, or set the URI"
+        )
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        # MLflow retries a file that is not a database for half an hour; this fails at once.
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, MlflowException | SQLAlchemyError | OSError)
+
+
+def _reason(uri: str, error: Exception) -> str:
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import Timeout
+
+    causes = list(_causes(error))
+    if any(isinstance(cause, NoConnection | Timeout) for cause in causes):
+        return (
+            f"no MLflow server answers at {uri} ({causes[-1]}). Start one with `mlflow server "
+            "--backend-store-uri sqlite:///mlflow.db`, or set tracking.uri to a path such as runs/mlflow.db"
+        )
+    return shorten(str(error), 300)  # without the page that a web server may have answered with
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,241 @@
+"""What every worker of a training does: the engine's loop, fed with its share of the data and told to report.
+
+The loop is the same in one process and on a cluster; a :class:`Host` is all that differs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import torch
+
+from rsrnet import checkpoint, engine
+from rsrnet.data.iharmony4 import IHarmony4
+from rsrnet.data.lists import read_train_val
+from rsrnet.data.loader import loader
+from rsrnet.data.naming import Composite
+from rsrnet.data.sampler import ShardedBatches, evaluation_batches
+from rsrnet.data.transforms import EvalTransform, TrainTransform
+from rsrnet.model.network import RSRNet
+from rsrnet_platform.pictures import Pictures
+from rsrnet_platform.spec import TrainJob
+from rsrnet_platform.tracking import Tracker
+
+SECONDS_BETWEEN_LINES = 10.0
+PICTURES_A_RUN = 10
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training as its workers get it."""
+
+    job: TrainJob
+    tracking_uri: str
+    mlflow_run_id: str
+    skipped: frozenset[str] = frozenset()
+    """Paths of composites that cannot be used."""
+
+
+class Host(Protocol):
+    """Where a worker runs: its place among the workers, and where its checkpoints go."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def newest(self) -> AbstractContextManager[Path | None]:
+        """Context: the folder of the newest checkpoint, or None."""
+
+    def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        """Keep a checkpoint that ``write`` puts into a folder; every rank calls it, rank 0 writes."""
+
+
+class LocalHost:
+    """This process alone: checkpoints in a folder, of which the newest and the best stay.
+
+    Args:
+        folder: of the attempt.
+        use_gpu: whether to compute on a GPU.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, folder: Path, use_gpu: bool) -> None:
+        self.folder = folder
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """See :class:`Host`."""
+        kept = self.checkpoints()
+        yield kept[-1] if kept else None
+
+    def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        """See :class:`Host`."""
+        partial = self.folder / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        write(partial)
+        epoch = checkpoint.read_card(partial).epoch
+        partial.rename(self.folder / f"checkpoint-{epoch:06d}")
+        *older, newest = self.checkpoints()
+        for folder in older:
+            if folder != self.best() and folder != newest:
+                shutil.rmtree(folder)
+
+    def checkpoints(self) -> list[Path]:
+        """Folders of the checkpoints there are, oldest first."""
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    def best(self) -> Path:
+        """The checkpoint with the highest validation IoU, the oldest of equals."""
+        return max(self.checkpoints(), key=lambda folder: checkpoint.read_card(folder).metrics[engine.BEST])
+
+
+class RayHost:
+    """A worker of Ray Train."""
+
+    def __init__(self) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device = ray.train.torch.get_device()
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """See :class:`Host`."""
+        import ray.train
+
+        newest = ray.train.get_checkpoint()
+        if newest is None:
+            yield None
+            return
+        with newest.as_directory() as folder:
+            yield Path(folder)
+
+    def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        """See :class:`Host`."""
+        import ray.train
+
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        with TemporaryDirectory() as folder:
+            write(Path(folder))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def train_on_ray(config: dict[str, Task]) -> None:
+    """Entry point of Ray Train's workers."""
+    train(config["task"], RayHost())
+
+
+def train(task: Task, host: Host) -> None:
+    """Train one worker's part up to the last epoch, from the newest checkpoint if there is one."""
+    job = task.job
+    torch.set_num_threads(job.cluster.cpus_per_worker)
+    engine.seed_everything(job.fit.seed)
+    with host.newest() as folder:
+        model = RSRNet(job.model)
+        if folder is None:
+            engine.load_start(model, job.fit)
+        training = engine.Training(model, job.fit, job.loss, size=job.data.size, device=host.device)
+        if folder is not None:
+            training.resume(folder)
+    train_set, val_set = (
+        [composite for composite in part if composite.path not in task.skipped]
+        for part in read_train_val(job.data, job.fit.seed)
+    )
+    observer = Observer(task, host, val_set) if host.rank == 0 else None
+    if observer:
+        observer.catch_up(training)
+
+    def on_epoch(training: engine.Training) -> None:
+        host.report(training.metrics, training.save)
+        if observer:
+            observer.epoch_done(training)
+
+    training.run(
+        *loaders(job, train_set, val_set, host.rank, host.world_size),
+        on_epoch=on_epoch,
+        on_step=observer.step_done if observer else lambda progress: None,
+    )
+
+
+def loaders(
+    job: TrainJob, train_set: list[Composite], val_set: list[Composite], rank: int, world_size: int
+) -> tuple[torch.utils.data.DataLoader, torch.utils.data.DataLoader]:
+    """One rank's training and validation batches."""
+    data, fit = job.data, job.fit
+    shard = ShardedBatches(len(train_set), fit.batch_size, rank, world_size, fit.seed)
+    train = IHarmony4(data.root, train_set, TrainTransform(data.size), fit.seed)
+    val = IHarmony4(data.root, val_set, EvalTransform(data.size))
+    val_batches = evaluation_batches(len(val_set), ceil(fit.batch_size / world_size), rank, world_size)
+    return loader(train, shard, data.loader_processes), loader(val, val_batches, data.loader_processes)
+
+
+class Observer:
+    """Rank 0's eyes on the training: lines for people, metrics and pictures for MLflow."""
+
+    def __init__(self, task: Task, host: Host, val_set: list[Composite]) -> None:
+        self.epochs = task.job.fit.epochs
+        self.device = host.device
+        self.tracker = Tracker.attach(task.tracking_uri, task.mlflow_run_id)
+        self.pictures = Pictures(task.job.data.root, val_set, task.job.data.size)
+        self.last_line = time.monotonic()
+
+    def catch_up(self, training: engine.Training) -> None:
+        """Log what a checkpoint knows and the run does not: the worker may have died between the two."""
+        self.tracker.log_epochs(enumerate(training.history, start=1))
+        if training.epoch:
+            say(f"Going on after epoch {training.epoch} of {self.epochs}.")
+
+    def step_done(self, progress: engine.Progress) -> None:
+        """Print a line now and then."""
+        if time.monotonic() - self.last_line < SECONDS_BETWEEN_LINES:
+            return
+        self.last_line = time.monotonic()
+        say(
+            f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
+            f"loss {progress.loss:.3f}  {progress.images_per_second:.1f} images/s  "
+            f"{duration(progress.seconds_left)} left"
+        )
+
+    def epoch_done(self, training: engine.Training) -> None:
+        """Log the epoch's metrics, and its pictures ten times a run."""
+        metrics = training.metrics
+        self.tracker.log_epoch(training.epoch, metrics)
+        if training.epoch % ceil(self.epochs / PICTURES_A_RUN) == 0 or training.epoch == self.epochs:
+            for name, picture in self.pictures.draw(training.model, self.device).items():
+                self.tracker.log_image(picture, f"pictures/epoch_{training.epoch:03d}/{name}")
+        best = "  (best so far)" if training.best_epoch == training.epoch else ""
+        say(
+            f"epoch {training.epoch}/{self.epochs} done  loss {metrics['train/loss']:.3f}  "
+            f"validation AP {metrics['val/ap']:.3f}  F1 {metrics['val/f1']:.3f}  IoU {metrics['val/iou']:.3f}{best}"
+        )
+
+
+def say(line: str) -> None:
+    """A line for the person who watches; Ray carries it from the worker to the driver's terminal."""
+    print(line, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

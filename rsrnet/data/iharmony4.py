@@ -1,0 +1,103 @@
+"""The reader of iHarmony4 and of every dataset in its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rsrnet.data.errors import BadDataError
+from rsrnet.data.naming import Composite
+from rsrnet.data.transforms import Transform
+
+
+class Item(TypedDict):
+    """One composite as the network takes it."""
+
+    image: Tensor
+    """(3, S, S) float32 RGB in [0, 1]."""
+
+    mask: Tensor
+    """(1, S, S) float32, 1 where the image is inharmonious, else 0."""
+
+    index: int
+    """Position of the composite in the dataset."""
+
+
+class IHarmony4(Dataset[Item]):
+    """Composites with their masks, read from the published layout.
+
+    ``dataset[i]`` is composite i as in epoch 0; ``dataset[epoch, i]``, which samplers ask for, draws that
+    epoch's augmentation. The draw depends on the seed, the epoch and the index alone, so it is the same in
+    every process.
+
+    Args:
+        root: folder of the dataset.
+        composites: the composites to read, see :func:`rsrnet.data.lists.read_list`.
+        transform: makes tensors of a decoded image and mask.
+        seed: seed of the augmentation.
+    """
+
+    def __init__(
+        self, root: str | Path, composites: Sequence[Composite], transform: Transform, seed: int = 0
+    ) -> None:
+        self.root = Path(root)
+        self.composites = list(composites)
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.composites)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self))[index]
+        image, mask = open_pair(self.root, self.composites[index])
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image_tensor, mask_tensor = self.transform(_to_tensor(image), _to_tensor(mask), rng)
+        return Item(image=image_tensor, mask=mask_tensor, index=index)
+
+
+Sample = IHarmony4
+"""Composites made by ``rsrnet data sample``: same layout, same reader."""
+
+
+def open_pair(root: str | Path, composite: Composite) -> tuple[Image.Image, Image.Image]:
+    """Decode a composite and its mask, upright by their EXIF orientation.
+
+    Returns:
+        The image in mode RGB and its mask in mode L, of equal size.
+
+    Raises:
+        BadDataError: if a file is missing, cannot be decoded, or the sizes differ.
+    """
+    image = _open(Path(root), composite.path, "RGB")
+    mask = _open(Path(root), composite.mask_path, "L")
+    if image.size != mask.size:
+        sizes = "{} x {}, its mask {} x {} pixels".format(*image.size, *mask.size)
+        raise BadDataError(f"{composite.path}: the image has {sizes}")
+    return image, mask
+
+
+def _open(root: Path, path: str, mode: str) -> Image.Image:
+    if not (root / path).is_file():
+        raise BadDataError(f"{path}: there is no such file")
+    try:
+        with Image.open(root / path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return image.convert(mode)
+    # Damaged files make Pillow raise nearly anything, from OSError to SyntaxError.
+    except Exception as error:
+        raise BadDataError(f"{path}: cannot be decoded ({error})") from error
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """Return the pixels, (C, H, W) uint8."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

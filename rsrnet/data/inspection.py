@@ -1,0 +1,103 @@
+"""Finds the composites that cannot be used before a training run meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from rsrnet.data.errors import BadDataError
+from rsrnet.data.iharmony4 import open_pair
+from rsrnet.data.naming import Composite
+
+LISTED = 20
+"""How many bad composites a message names."""
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A composite that cannot be used, with the reason."""
+
+    composite: Composite
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What an inspection found."""
+
+    checked: int
+    """Composites looked at."""
+
+    bad: tuple[BadImage, ...]
+    """Those that cannot be used, in the order given."""
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.bad)} of {self.checked} composites cannot be used:"]
+        lines += [f"  {bad}" for bad in self.bad[:LISTED]]
+        if len(self.bad) > LISTED:
+            lines.append(f"  ... and {len(self.bad) - LISTED} more")
+        return "\n".join(lines)
+
+
+def inspect(
+    root: str | Path,
+    composites: Sequence[Composite],
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> DataReport:
+    """Decode every composite and its mask as the reader does, and report those that fail.
+
+    Args:
+        root: folder of the dataset.
+        composites: what to look at.
+        threads: how many files to decode at a time; Pillow decodes without holding Python's lock.
+        progress: called with the number looked at so far and the number of all.
+    """
+    bad = []
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        reasons = pool.map(partial(_reason, root), composites)
+        for done, (composite, reason) in enumerate(zip(composites, reasons, strict=True), start=1):
+            if reason is not None:
+                bad.append(BadImage(composite, reason))
+            if progress is not None:
+                progress(done, len(composites))
+    return DataReport(len(composites), tuple(bad))
+
+
+def usable(
+    composites: Sequence[Composite], report: DataReport, on_bad_image: Literal["stop", "skip"]
+) -> list[Composite]:
+    """Return the composites that can be used.
+
+    Args:
+        composites: those that were inspected.
+        report: what the inspection found.
+        on_bad_image: ``stop`` refuses a dataset with any bad composite; ``skip`` leaves them out.
+
+    Raises:
+        BadDataError: if there are bad composites and they are not to be skipped, or if nothing else is left.
+    """
+    if not report.bad:
+        return list(composites)
+    bad = {found.composite for found in report.bad}
+    good = [composite for composite in composites if composite not in bad]
+    if on_bad_image == "stop":
+        raise BadDataError(f"{report}\nRepair them, take them off the list, or set on_bad_image to skip.")
+    if not good:
+        raise BadDataError(f"{report}\nNothing is left when they are skipped: check the dataset folder.")
+    return good
+
+
+def _reason(root: str | Path, composite: Composite) -> str | None:
+    try:
+        open_pair(root, composite)
+    except BadDataError as error:
+        return str(error)
+    return None

@@ -1,0 +1,257 @@
+"""The Recurrent Self-Reasoning module (section 3.2), which works at 1/8 of the image's resolution.
+
+Letters in the shapes: B images, C channels of F_s and F_c, D of the hidden state, L scales, K iterations,
+h x w = H/8 x W/8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rsrnet.model.config import RSRNetConfig
+
+STRIDE = 8
+"""Ratio between the image's resolution and the module's."""
+
+THRESHOLD = 0.5
+"""Epsilon of Eq. 1: below it a pixel counts as background."""
+
+
+def _in_float32(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute a formula in float32: sums over a map and cosines lose too much in bfloat16."""
+
+    @wraps(formula)
+    def precise(first: Tensor, second: Any) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return formula(first.float(), second)
+
+    return precise
+
+
+def feature_head(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Style or conventional head (section 3.1): 3x3 convolution, ReLU, 1x1 convolution."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 1),
+    )
+
+
+@_in_float32
+def background_prototype(style: Tensor, mask: Tensor) -> Tensor:
+    """Mean style feature of the background, f_bg (Eq. 1).
+
+    Where no pixel is background the mean is taken over the whole image: Eq. 1 would divide by zero.
+
+    Args:
+        style: F_s, (B, C, h, w).
+        mask: M^(k-1), (B, 1, h, w), 1 = inharmonious.
+
+    Returns:
+        (B, C).
+    """
+    background = (mask < THRESHOLD).to(style.dtype)
+    count = background.sum((2, 3), keepdim=True)
+    weights = torch.where(count > 0, background / count.clamp(min=1), 1 / background[0].numel())
+    return (style * weights).sum((2, 3))
+
+
+@_in_float32
+def local_directions(style: Tensor, scales: tuple[int, ...]) -> Tensor:
+    """Unit vectors of the neighbourhood sums of F_s, the part of Eq. 2 that no iteration changes.
+
+    A mean stands for the sum: the cosine does not see the factor.
+
+    Args:
+        style: F_s, (B, C, h, w).
+        scales: the neighbourhood of scale l has side 2l + 1.
+
+    Returns:
+        (B, L, C, h, w).
+    """
+    means = [
+        F.avg_pool2d(style, 2 * scale + 1, stride=1, padding=scale) if scale else style for scale in scales
+    ]
+    return F.normalize(torch.stack(means, dim=1), dim=2)
+
+
+@_in_float32
+def similarity_map(directions: Tensor, prototype: Tensor) -> Tensor:
+    """Multi-scale similarity map S: cosine of every local mean style with the background's (Eq. 2).
+
+    Args:
+        directions: from :func:`local_directions`, (B, L, C, h, w).
+        prototype: f_bg, (B, C).
+
+    Returns:
+        (B, L, h, w), values in [-1, 1].
+    """
+    return torch.einsum("blchw,bc->blhw", directions, F.normalize(prototype, dim=1))
+
+
+class ConvGRU(nn.Module):
+    """Convolutional gated recurrent unit with 3x3 kernels (section 3.2.2)."""
+
+    def __init__(self, hidden_channels: int, input_channels: int) -> None:
+        super().__init__()
+        channels = hidden_channels + input_channels
+        self.conv_z = nn.Conv2d(channels, hidden_channels, 3, padding=1)
+        self.conv_r = nn.Conv2d(channels, hidden_channels, 3, padding=1)
+        self.conv_h = nn.Conv2d(channels, hidden_channels, 3, padding=1)
+
+    def forward(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Map H^(k-1) (B, D, h, w) and X^k (B, C', h, w) to H^k (B, D, h, w)."""
+        hx = torch.cat([hidden, x], dim=1)
+        z = torch.sigmoid(self.conv_z(hx))
+        r = torch.sigmoid(self.conv_r(hx))
+        candidate = torch.tanh(self.conv_h(torch.cat([r * hidden, x], dim=1)))
+        return (1 - z) * hidden + z * candidate
+
+
+class ConvexUpsampling(nn.Module):
+    """8x upsampling by a weighted combination of nine neighbours (section 3.2.2, after RAFT).
+
+    Two convolutions predict the weights, 8 x 8 x 9 for every pixel; a softmax over the nine makes every output
+    a convex combination. The mask is padded with its own border: zeros would pull the borders of the image
+    towards background.
+    """
+
+    def __init__(self, hidden_channels: int, channels: int) -> None:
+        super().__init__()
+        self.weights = nn.Sequential(
+            nn.Conv2d(hidden_channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, 9 * STRIDE**2, 1),
+        )
+
+    def forward(self, mask: Tensor, hidden: Tensor) -> Tensor:
+        """Map a mask (B, 1, h, w) and the hidden state (B, D, h, w) to a mask (B, 1, 8h, 8w)."""
+        batch, _, height, width = mask.shape
+        # 0.25 balances the gradients of this head against those of the mask, as in RAFT.
+        logits = 0.25 * self.weights(hidden).float()
+        weights = logits.view(batch, 9, STRIDE**2, height, width).softmax(dim=1)
+        neighbours = F.unfold(F.pad(mask, (1, 1, 1, 1), mode="replicate"), 3)
+        neighbours = neighbours.view(batch, 9, 1, height, width)
+        return F.pixel_shuffle((weights * neighbours).sum(dim=1), STRIDE)
+
+
+def bilinear_upsampling(mask: Tensor) -> Tensor:
+    """8x bilinear upsampling: the row "w/o weighted upsample" of Table 2, (B, 1, h, w) to (B, 1, 8h, 8w)."""
+    return F.interpolate(mask, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+
+
+class Reasoned(NamedTuple):
+    """What the module returns."""
+
+    mask: Tensor
+    """M^K at the module's resolution, (B, 1, h, w)."""
+
+    upsampled: Tensor
+    """The K masks at the image's resolution, (B, K, H, W)."""
+
+
+class Reasoning(nn.Module):
+    """K iterations between the background's style and the pixels unlike it (section 3.2).
+
+    The residuals are summed as logits and the mask is their sigmoid, so that it stays between 0 and 1 with a
+    gradient everywhere; M^0 itself is exactly zero, which makes the first prototype the mean over the image.
+    """
+
+    def __init__(self, config: RSRNetConfig) -> None:
+        super().__init__()
+        channels, hidden_channels = 4 * config.width, 2 * config.width
+        self.iterations = config.iterations
+        self.scales = config.scales
+        self.recurrent = config.reasoning == "gru"
+        self.zero_start = config.hidden_init == "zeros"
+        # A head that nothing reads is not built: F_s without MSM, F_c where F_s takes its place.
+        uses_style = bool(config.scales) or config.context == "style"
+        self.style_head = feature_head(8 * config.width, channels) if uses_style else None
+        uses_conventional = config.context == "conventional"
+        self.context_head = feature_head(8 * config.width, channels) if uses_conventional else None
+        self.mask_conv = _conv_relu(1, config.width)
+        self.similarity_conv = _conv_relu(len(self.scales), config.width) if self.scales else None
+        input_channels = config.width * (2 if self.scales else 1) + channels + 1
+        if self.recurrent:
+            self.update: nn.Module = ConvGRU(hidden_channels, input_channels)
+            self.initial = nn.Conv2d(channels, hidden_channels, 1) if not self.zero_start else None
+        else:
+            self.update = _conv_relu(input_channels, hidden_channels)
+            self.initial = None
+        self.residual = nn.Sequential(
+            nn.Conv2d(hidden_channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, 1, 1),
+        )
+        self.upsample = ConvexUpsampling(hidden_channels, channels) if config.upsampling == "convex" else None
+
+    def forward(self, features: Tensor, iterations: int | None = None) -> Reasoned:
+        """Reason about the encoder's features of stage 4, (B, 8w, h, w).
+
+        Args:
+            features: the feature map.
+            iterations: K, where it shall differ from the configuration's.
+        """
+        style, context = self._feature_maps(features)
+        directions = local_directions(style, self.scales) if self.scales else None
+        hidden = self._initial_hidden(context)
+        logits = torch.zeros_like(features[:, :1], dtype=torch.float32)
+        mask = torch.zeros_like(logits)
+        upsampled = []
+        for _ in range(iterations or self.iterations):
+            inputs = [self.mask_conv(mask)]
+            if directions is not None and self.similarity_conv is not None:
+                prototype = background_prototype(style, mask)
+                inputs.append(self.similarity_conv(similarity_map(directions, prototype)))
+            x = torch.cat([*inputs, context, mask.to(context.dtype)], dim=1)
+            hidden = self.update(hidden, x) if self.recurrent else self.update(x)
+            logits = logits + self.residual(hidden).float()
+            mask = torch.sigmoid(logits)
+            upsampled.append(self.upsample(mask, hidden) if self.upsample else bilinear_upsampling(mask))
+        return Reasoned(mask, torch.cat(upsampled, dim=1))
+
+    def _feature_maps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """F_s and F_c, (B, C, h, w) each; where one head is not built, the other's map stands for both."""
+        maps = [head(features) for head in (self.style_head, self.context_head) if head is not None]
+        return maps[0], maps[-1]
+
+    def _initial_hidden(self, context: Tensor) -> Tensor:
+        """H^0, (B, D, h, w): tanh of a projection of the context map, or zeros."""
+        if self.initial is not None:
+            return torch.tanh(self.initial(context))
+        batch, channels, height, width = context.shape
+        return context.new_zeros(batch, channels // 2, height, width)
+
+
+class SimilarityReasoning(nn.Module):
+    """Row 3 of Table 2: the similarity map of scale 0 is itself the mask, K times, as in K-means.
+
+    A cosine of 1 is certain background and -1 certain foreground, so the mask is (1 - S) / 2.
+    """
+
+    def __init__(self, config: RSRNetConfig) -> None:
+        super().__init__()
+        self.iterations = config.iterations
+        self.style_head = feature_head(8 * config.width, 4 * config.width)
+
+    def forward(self, features: Tensor, iterations: int | None = None) -> Reasoned:
+        """Cluster the encoder's features of stage 4, (B, 8w, h, w); see :meth:`Reasoning.forward`."""
+        style = self.style_head(features)
+        directions = local_directions(style, (0,))
+        mask = torch.zeros_like(style[:, :1], dtype=torch.float32)
+        upsampled = []
+        for _ in range(iterations or self.iterations):
+            prototype = background_prototype(style, mask)
+            mask = (1 - similarity_map(directions, prototype)).clamp(0, 2) / 2
+            upsampled.append(bilinear_upsampling(mask))
+        return Reasoned(mask, torch.cat(upsampled, dim=1))
+
+
+def _conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True))

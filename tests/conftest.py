@@ -1,0 +1,116 @@
+"""Fixtures and settings that every test may count on.
+
+One thread per process, seeded property tests in CI, no variable of the developer's shell, no file outside the
+test's own folder, and one local Ray cluster for the whole session, started when the first test asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Ray's sessions of this test session: away from any other cluster of the machine, and short, because Ray puts
+# sockets into it and the path of a socket may not exceed 107 bytes.
+RAY_FOLDER = Path(tempfile.gettempdir()) / f"rsrnet-{os.getpid()}"
+
+# Set before anything imports Ray or MLflow, and inherited by every process a test starts.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    RAY_AUTH_MODE="disabled",
+    RAY_TMPDIR=str(RAY_FOLDER),
+    RAY_USAGE_STATS_ENABLED="0",
+    # Ray Train looks at its workers, and takes their reports, once per interval: 2 s is the default.
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",
+)
+
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("rsrnet", deadline=None, max_examples=50, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("rsrnet")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide the clusters and servers that the developer's shell names; forget the ones that a test named."""
+    for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder inside ``tmp_path``: ``~/rsrnet`` and every cache below ``~`` land in it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """The session's Ray cluster: one node that says it has 4 CPUs and no GPU.
+
+    Two training workers and a few actors so fit at once, whatever the machine has.
+    """
+
+    address: str
+    """``host:port`` of the cluster, for ``ray.init(address=...)`` and ``RAY_ADDRESS``."""
+    dashboard_url: str
+    """``http://host:port`` of the job API, for ``ray job submit --address ...``."""
+
+
+@pytest.fixture(scope="session")
+def _ray_cluster_of_the_session() -> Iterator[RayCluster]:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    address_of_newest_cluster = RAY_FOLDER / "ray" / "ray_current_cluster"
+    address_of_newest_cluster.parent.mkdir(parents=True, exist_ok=True)
+    # Not `ray.init()`, whose cluster would end when code under test calls `ray.shutdown()`.
+    cluster = Cluster()
+    try:
+        node = cluster.add_node(
+            num_cpus=4, num_gpus=0, object_store_memory=512 * 1024**2, include_dashboard=True
+        )
+        # Otherwise a bare `ray.init()` joins this cluster or starts its own, by the order of the tests.
+        address_of_newest_cluster.unlink()
+        yield RayCluster(cluster.address, f"http://{node.webui_url}")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        shutil.rmtree(RAY_FOLDER, ignore_errors=True)
+
+
+@pytest.fixture
+def ray_cluster(_ray_cluster_of_the_session: RayCluster) -> RayCluster:
+    """The session's Ray cluster, with this process connected to it."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=_ray_cluster_of_the_session.address, log_to_driver=False)
+    return _ray_cluster_of_the_session
