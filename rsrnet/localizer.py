@@ -141,4 +141,4 @@ def _rgb_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
     """Map (H, W, 3) to (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return torch.tensor(image).permute(2, 0, 1)

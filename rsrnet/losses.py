@@ -22,11 +22,12 @@ from rsrnet.loss_config import LossConfig
 __all__ = ["LossConfig", "LossTerms", "RSRNetLoss", "bce_loss", "iou_loss", "ssim_loss"]
 
 LOWEST_LOG = -100.0
-SSIM_WINDOW = 11
+REACH = 5  # of SSIM's window on each side of its centre: 11 x 11
 SSIM_SIGMA = 1.5
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
 IOU_EPSILON = 1e-6
+BAND_BLOCK = 64  # 32 to 64 are about equally fast on CPUs; larger blocks mean fewer launches on GPUs
 
 
 class MaskOutput(Protocol):
@@ -87,7 +88,7 @@ class RSRNetLoss(nn.Module):
         if target.shape != output.m_fnl.shape:
             shapes = f"{tuple(target.shape)}, the final mask is {tuple(output.m_fnl.shape)}"
             raise ValueError(f"the target is {shapes}: both must be (B, 1, H, W)")
-        with torch.autocast(target.device.type, enabled=False), _full_precision_matmul():
+        with torch.autocast(target.device.type, enabled=False):
             masks = torch.cat([output.masks, output.m_fnl], dim=1)
             masks = masks.to(torch.promote_types(masks.dtype, torch.float32))
             target = target.to(masks.dtype)
@@ -114,7 +115,7 @@ def bce_loss(masks: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B, K).
     """
-    return _CrossEntropy.apply(masks, target).mean(dim=(2, 3))
+    return -_LogLikelihood.apply(masks, target).mean(dim=(2, 3))
 
 
 def iou_loss(masks: Tensor, target: Tensor) -> Tensor:
@@ -154,14 +155,16 @@ def ssim_loss(masks: Tensor, target: Tensor) -> Tensor:
     product_of_means = mean * target_mean
     covariance = _blur(masks * target) - product_of_means
 
-    similarity = (2 * product_of_means + SSIM_C1) * (2 * covariance + SSIM_C2)
-    similarity = similarity / (mean_square + target_mean_square + SSIM_C1)
-    similarity = similarity / (variance + target_variance + SSIM_C2)
-    return 1 - similarity.mean(dim=(2, 3))
+    # Written for few passes over (B, K, H, W): constants join the target's side, which is K times smaller, and
+    # the numerator's two factors of 2 follow the mean.
+    numerator = (product_of_means + SSIM_C1 / 2) * (covariance + SSIM_C2 / 2)
+    luminance = mean_square + (target_mean_square + SSIM_C1)
+    contrast = variance + (target_variance + SSIM_C2)
+    return 1 - 4 * (numerator / (luminance * contrast)).mean(dim=(2, 3))
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Pixelwise binary cross-entropy equal to ``torch.nn.BCELoss``, but for NaN.
+class _LogLikelihood(torch.autograd.Function):
+    """Pixelwise binary cross-entropy, negated, as in ``torch.nn.BCELoss`` but for NaN.
 
     ``BCELoss`` stops at a NaN, on a GPU with a device-side assertion that no caller can handle. Here it
     reaches the loss, where the training loop sees that the model has diverged.
@@ -174,7 +177,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(probabilities, target)
         log_true = probabilities.log().clamp(min=LOWEST_LOG)
         log_false = (1 - probabilities).log().clamp(min=LOWEST_LOG)
-        return -torch.lerp(log_false, log_true, target)
+        return torch.lerp(log_false, log_true, target)
 
     @staticmethod
     @once_differentiable
@@ -182,17 +185,48 @@ class _CrossEntropy(torch.autograd.Function):
         probabilities, target = ctx.saved_tensors
         # The upper limit is the float below 1: a gradient of 1e12 at 1 would only magnify rounding errors.
         inner = probabilities.clamp(1e-12, 1 - torch.finfo(probabilities.dtype).eps / 2)
-        return gradient * (probabilities - target) / (inner * (1 - inner)), None
+        return gradient * (target - probabilities) / (inner * (1 - inner)), None
+
+
+class _Blur(torch.autograd.Function):
+    """Filter (..., H, W) with the Gaussian window and zero padding.
+
+    The window is separable, so the filter is T_H X T_W with banded matrices. These are symmetric, so the
+    gradient is filtered just like the masks.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        return _band_product(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return _band_product(gradient)
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Filter (..., H, W) with the Gaussian window and zero padding.
+    return _Blur.apply(x)
 
-    The window is separable, so the filter is T_H X T_W with banded symmetric matrices. Dense products are
-    many times faster than an 11 x 11 convolution of single channels (tests/benchmarks/bench_loss.py).
+
+def _band_product(x: Tensor) -> Tensor:
+    """T_H X T_W of each (H, W), skipping the blocks of T that hold only zeros.
+
+    Matrix products are many times faster than 11 x 11 convolutions of single channels
+    (tests/benchmarks/bench_loss.py).
     """
-    rows, columns = (_gaussian_band(size, x.device, x.dtype) for size in x.shape[-2:])
-    return rows @ x @ columns
+    height, width = x.shape[-2:]
+    t_h, t_w = (_gaussian_band(size, x.device, x.dtype) for size in (height, width))
+    with _full_precision_matmul():
+        x = torch.cat([t_h[i, j] @ x[..., j, :] for i, j in _band_blocks(height)], dim=-2)
+        return torch.cat([x[..., j] @ t_w[j, i] for i, j in _band_blocks(width)], dim=-1)
+
+
+def _band_blocks(size: int) -> list[tuple[slice, slice]]:
+    """Rows of the banded matrix, in blocks, and for each block the columns that are not all zero."""
+    return [
+        (slice(start, start + BAND_BLOCK), slice(max(0, start - REACH), start + BAND_BLOCK + REACH))
+        for start in range(0, size, BAND_BLOCK)
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -200,12 +234,11 @@ def _gaussian_band(size: int, device: torch.device, dtype: torch.dtype) -> Tenso
     """Matrix (size, size) whose product with a vector filters it with the normalised 1-D window."""
     # The matrix outlives the call: made under inference_mode, it would break a later backward pass.
     with torch.inference_mode(False):
-        reach = SSIM_WINDOW // 2
-        offset = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        offset = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
         window = torch.softmax(-offset.square() / (2 * SSIM_SIGMA**2), dim=0)
         position = torch.arange(size)
         distance = (position[:, None] - position).abs()
-        band = torch.where(distance <= reach, window[(distance + reach).clamp(max=2 * reach)], 0.0)
+        band = torch.where(distance <= REACH, window[(distance + REACH).clamp(max=2 * REACH)], 0.0)
         return band.to(device, dtype)
 
 

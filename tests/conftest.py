@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -114,3 +116,28 @@ def ray_cluster(_ray_cluster_of_the_session: RayCluster) -> RayCluster:
     if not ray.is_initialized():
         ray.init(address=_ray_cluster_of_the_session.address, log_to_driver=False)
     return _ray_cluster_of_the_session
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset in the published layout: grey noise with one tinted square; 12 train, 5 val, 5 test."""
+    root = tmp_path_factory.mktemp("squares")
+    for folder in ("composite_images", "masks", "real_images"):
+        (root / "Sample" / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5), ("test", 5)):
+        lines = []
+        for index in range(count):
+            real = rng.integers(90, 140, (40, 48, 3), dtype=np.uint8)
+            mask = np.zeros((40, 48), np.uint8)
+            top, left = rng.integers(2, 18, 2)
+            mask[top : top + 18, left : left + 18] = 255
+            image = real.copy()
+            image[..., 0] += (mask // 3).astype(np.uint8)
+            stem = f"s{split}-{index:03d}"
+            Image.fromarray(real).save(root / "Sample/real_images" / f"{stem}.jpg", quality=95)
+            Image.fromarray(mask).save(root / "Sample/masks" / f"{stem}_1.png")
+            Image.fromarray(image).save(root / "Sample/composite_images" / f"{stem}_1_1.jpg", quality=95)
+            lines.append(f"Sample/composite_images/{stem}_1_1.jpg\n")
+        (root / f"le50_{split}.txt").write_text("".join(lines))
+    return root

@@ -207,7 +207,7 @@ def _attach(ray: Any, address: str) -> None:
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(
             f"The Ray cluster at {address} does not let this program in: {error}.\n"
-            "  If it asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to its."
+            "  If it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH."
         ) from error
 
 

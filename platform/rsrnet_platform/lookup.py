@@ -45,6 +45,30 @@ def resolve(uri: str, tracking_uri: str | None = None) -> Path:
         return _checkpoint_in(fetch(location, store), uri)
 
 
+def pin(uri: str, tracking_uri: str | None = None) -> str:
+    """The version that an alias points to now, as ``models:/NAME/VERSION``; any other URI stays what it is.
+
+    A job that outlasts a promotion so uses one model from beginning to end.
+
+    Args:
+        uri: as in :func:`resolve`.
+        tracking_uri: as in :func:`resolve`.
+
+    Raises:
+        RegistryError: if there is no such model or alias; the message lists what there is.
+        TrackingError: if the store cannot be used.
+    """
+    parts = re.fullmatch(r"models:/([^/@]+)@([^/@]+)", uri)
+    if parts is None:
+        return uri
+    store = resolve_uri(TrackingConfig(uri=tracking_uri))
+    client = connect(store)
+    with explained(store):
+        name, alias = parts.groups()
+        _version_location(client, store, uri, name, None, alias)
+        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
+
+
 def _location(client: MlflowClient, store: str, uri: str) -> str:
     """Where the artifacts of a ``models:/`` or ``runs:/`` URI are."""
     if version := re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri):

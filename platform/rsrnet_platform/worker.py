@@ -6,6 +6,7 @@ The loop is the same in one process and on a cluster; a :class:`Host` is all tha
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -228,7 +229,9 @@ class Observer:
 
 def say(line: str) -> None:
     """A line for the person who watches; Ray carries it from the worker to the driver's terminal."""
-    print(line, flush=True)
+    # Not print(): Ray Train redirects it into a log file of its own.
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

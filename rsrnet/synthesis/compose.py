@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -69,6 +69,8 @@ def compose_view(
     Raises:
         CompositionError: if no acceptable composite is found.
     """
+    # Its own mask would lend the photograph the colours that it has: a crop of it and a drawn region do not.
+    lenders = references or (replace(photograph, mask=None),)
     for _ in range(_ATTEMPTS):
         real, own_mask = _draw_view(photograph, size, rng)
         masks: dict[int, Mask] = {}
@@ -77,7 +79,7 @@ def compose_view(
         while len(composites) < count:
             number, wanted = len(masks) + 1, min(per_mask, count - len(composites))
             masks[number] = draw_region(real, rng) if own_mask is None else own_mask
-            made = _recoloured(real, masks[number], references or (photograph,), wanted, size, rng)
+            made = _recoloured(real, masks[number], lenders, wanted, size, rng)
             if len(made) < wanted:
                 break
             composites += [Composite(number, transfer, image) for transfer, image in made.items()]

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image as PillowImage
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from rsrnet.synthesis.compose import View, compose_view
 from rsrnet.synthesis.photos import (

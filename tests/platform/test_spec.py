@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -21,7 +22,19 @@ from rsrnet_platform.errors import JobError
 from rsrnet_platform.store import TrackingConfig
 
 ROOT = Path(__file__).parents[2]
-MINIMAL = {"kind": "train", "name": "a-run", "data": {"root": "/data"}}
+MINIMAL: dict[Any, Any] = {"kind": "train", "name": "a-run", "data": {"root": "/data"}}
+
+
+def load_train(path: Path, overrides: Sequence[str] = ()) -> spec.TrainJob:
+    job = spec.load(path, overrides)
+    assert isinstance(job, spec.TrainJob)
+    return job
+
+
+def parse_train(given_: dict[Any, Any]) -> spec.TrainJob:
+    job = spec.parse(given_)
+    assert isinstance(job, spec.TrainJob)
+    return job
 
 
 def job_file(folder: Path, text: str) -> Path:
@@ -30,22 +43,21 @@ def job_file(folder: Path, text: str) -> Path:
     return path
 
 
-def problems_of(given_: dict[str, Any]) -> list[str]:
+def problems_of(given_: dict[Any, Any]) -> list[str]:
     with pytest.raises(JobError) as caught:
         spec.parse(given_)
     return [str(problem) for problem in caught.value.problems]
 
 
 def test_defaults_are_those_of_the_parts() -> None:
-    job = spec.parse(MINIMAL)
-    assert isinstance(job, spec.TrainJob)
+    job = parse_train(MINIMAL)
     assert (job.model, job.loss, job.fit) == (RSRNetConfig(), LossConfig(), FitConfig())
     assert (job.data, job.cluster, job.tracking) == (DataConfig("/data"), ClusterConfig(), TrackingConfig())
 
 
 def test_empty_section_is_all_defaults(tmp_path: Path) -> None:
     path = job_file(tmp_path, "kind: train\nname: x\ndata: {root: /data}\nmodel:\n  # width: 16\n")
-    assert spec.load(path).model == RSRNetConfig()
+    assert load_train(path).model == RSRNetConfig()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,7 @@ def test_empty_section_is_all_defaults(tmp_path: Path) -> None:
 )
 def test_numbers_as_people_write_them(tmp_path: Path, text: str, value: float) -> None:
     path = job_file(tmp_path, f"kind: train\nname: x\ndata: {{root: /d}}\nfit: {{lr: {text}}}\n")
-    assert spec.load(path).fit.lr == value
+    assert load_train(path).fit.lr == value
 
 
 @pytest.mark.parametrize("text", ["no", "on", "1:30", "010", "2026-01-01", "1_000", "y"])
@@ -86,7 +98,7 @@ def test_yaml_1_1_surprises_are_text(text: str) -> None:
 def test_impossible_value_is_named_with_what_is_allowed(
     section: str, key: str, value: Any, allowed: str
 ) -> None:
-    given_ = {**MINIMAL, section: {**MINIMAL.get(section, {}), key: value}}  # type: ignore[dict-item]
+    given_ = {**MINIMAL, section: {**MINIMAL.get(section, {}), key: value}}
     (problem,) = problems_of(given_)
     assert problem.startswith(f"{section}.{key} = ")
     assert allowed in problem
@@ -181,7 +193,7 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_overrides_win_and_are_typed(tmp_path: Path) -> None:
     path = job_file(tmp_path, "kind: train\nname: x\ndata: {root: /d}\nfit: {lr: 1e-4}\n")
-    job = spec.load(path, ["fit.lr=3e-4", "model.scales=[0, 2]", "name=y-z", "fit.epochs=3"])
+    job = load_train(path, ["fit.lr=3e-4", "model.scales=[0, 2]", "name=y-z", "fit.epochs=3"])
     assert (job.name, job.fit.lr, job.fit.epochs, job.model.scales) == ("y-z", 3e-4, 3, (0, 2))
 
 
@@ -205,12 +217,13 @@ def test_bad_overrides_are_reported_with_the_rest(tmp_path: Path) -> None:
 def test_paths_are_made_absolute_and_uris_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    job = spec.parse({**MINIMAL, "data": {"root": "data"}, "fit": {"encoder_weights": "~/resnet.pt"}})
+    job = parse_train({**MINIMAL, "data": {"root": "data"}, "fit": {"encoder_weights": "~/resnet.pt"}})
     assert job.data.root == str(tmp_path / "data")
     assert job.fit.encoder_weights == str(tmp_path / "home/resnet.pt")
     assert job.storage == str(tmp_path / "home/rsrnet/runs")
     given_ = {"kind": "predict", "name": "p", "model": "models:/rsrnet@champion", "input": "in"}
     predict = spec.parse({**given_, "output": "s3://bucket/out"})
+    assert isinstance(predict, spec.PredictJob)
     assert (predict.model, predict.output) == ("models:/rsrnet@champion", "s3://bucket/out")
     assert predict.input == str(tmp_path / "in")
 
@@ -262,10 +275,12 @@ def values_of(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     drawn = {
         path: st.sampled_from(get_args(hint)) if get_origin(hint) is Literal else LEAVES[hint]
         for path, hint in leaves(spec.KINDS[kind])
-        if path not in ("kind", "name")
+        if path not in ("kind", "name", "cluster.workers")  # the batch size depends on the workers
     }
-    required = {path: strategy for path, strategy in drawn.items() if path in REQUIRED[kind]}
-    return st.fixed_dictionaries(required, optional={k: v for k, v in drawn.items() if k not in required})
+    optional = {path: strategy for path, strategy in drawn.items() if path not in REQUIRED[kind]}
+    return st.fixed_dictionaries(
+        {path: st.just(value) for path, value in REQUIRED[kind].items()}, optional=optional
+    )
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -280,16 +295,13 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def valid(values: dict[str, Any], kind: str) -> spec.Job:
-    values = REQUIRED[kind] | values
     while True:
         try:
             return spec.parse(nested(values))
         except JobError as error:
             for problem in error.problems:
                 path = str(problem).split(" = ")[0]
-                values = {**values, path: REQUIRED[kind].get(path)}
-                if values[path] is None:
-                    del values[path]
+                values = {k: v for k, v in values.items() if k != path} | REQUIRED[kind]
 
 
 @pytest.mark.parametrize("kind", sorted(spec.KINDS))
@@ -310,7 +322,7 @@ def test_shipped_job_files_are_valid_programs(path: Path) -> None:
 
 
 def test_paper_job_holds_nothing_but_the_papers_network_loss_and_recipe() -> None:
-    job = spec.load(ROOT / "jobs" / "train.yaml")
+    job = load_train(ROOT / "jobs" / "train.yaml")
     assert (job.model, job.loss, job.fit) == (RSRNetConfig(), LossConfig(), FitConfig())
 
 

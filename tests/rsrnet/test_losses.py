@@ -68,7 +68,7 @@ def value_and_gradient(loss: Tensor, output: Output) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize("lambda_", [0.8, 0.3, 1.0])
 @pytest.mark.parametrize(
-    ("k", "height", "width"), [(4, 20, 17), (0, 20, 17), (1, 32, 32), (3, 5, 7), (2, 1, 40)]
+    ("k", "height", "width"), [(4, 20, 17), (0, 20, 17), (1, 32, 32), (3, 5, 7), (2, 1, 40), (1, 64, 131)]
 )
 def test_value_and_gradient_equal_the_convolution_formulation(
     lambda_: float, k: int, height: int, width: int

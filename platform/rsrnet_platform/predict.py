@@ -1,0 +1,246 @@
+"""`kind: predict`: masks, overlays and a table for a folder of images, with a registered model.
+
+Written into the output folder::
+
+    masks/NAME.png          255 where the image is inharmonious, at the image's own size
+    overlays/NAME.png       the region tinted and outlined on the image
+    predictions.parquet     one row an image; an image that cannot be read has its error there
+
+Every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from rsrnet_platform import cluster, spec
+from rsrnet_platform.errors import UserError
+from rsrnet_platform.lookup import pin, resolve
+from rsrnet_platform.store import resolve_uri
+
+if TYPE_CHECKING:
+    from rsrnet.localizer import Localizer
+
+console = Console(stderr=True, highlight=False)
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+TABLE = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image to localize: where it is, and what its results are called."""
+
+    path: str
+    """The image."""
+
+    name: str
+    """Relative path of its results, without the suffix."""
+
+
+class Predictor:
+    """Localizes batches of images and writes their results; each worker has one.
+
+    Args:
+        job: the job.
+        model: URI of the model, or its folder.
+        tracking_uri: the store that the URI is looked up in.
+    """
+
+    def __init__(self, job: spec.PredictJob, model: str, tracking_uri: str) -> None:
+        import torch
+
+        from rsrnet.localizer import Localizer
+
+        torch.set_num_threads(job.cluster.cpus_per_worker)
+        self.job = job
+        self.model = model
+        self.localizer: Localizer = Localizer(resolve(model, tracking_uri), batch_size=job.batch_size)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Localize a batch of Ray Data's: columns ``path`` and ``name`` in, columns of the table out."""
+        rows = self.predict([Prediction(*each) for each in zip(batch["path"], batch["name"], strict=True)])
+        return {key: [row[key] for row in rows] for key in rows[0]}
+
+    def predict(self, images: Sequence[Prediction]) -> list[dict[str, Any]]:
+        """Localize images and write their results; a row of the table for each, in their order."""
+        from rsrnet.localizer import ImageError, read_image
+
+        pixels: dict[int, np.ndarray] = {}
+        rows: list[dict[str, Any]] = [{} for _ in images]
+        for index, image in enumerate(images):
+            try:
+                pixels[index] = read_image(image.path)
+            except ImageError as error:
+                rows[index] = self._row(image, status="error", error=str(error))
+        masks = self.localizer(list(pixels.values()))
+        for (index, picture), mask in zip(pixels.items(), masks, strict=True):
+            rows[index] = self._write(images[index], picture, mask)
+        return rows
+
+    def _write(self, image: Prediction, pixels: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        from PIL import Image
+
+        from rsrnet.visualize import overlay
+
+        region = mask >= self.job.threshold
+        output = Path(self.job.output)
+        mask_path = f"masks/{image.name}.png"
+        _save(Image.fromarray(region.astype(np.uint8) * 255), output / mask_path)
+        overlay_path = None
+        if self.job.overlays:
+            overlay_path = f"overlays/{image.name}.png"
+            _save(overlay(pixels, np.where(region, mask, 0)), output / overlay_path)
+        return self._row(
+            image,
+            width=pixels.shape[1],
+            height=pixels.shape[0],
+            area_fraction=float(region.mean()),
+            confidence=float(mask[region].mean()) if region.any() else 0.0,
+            mask=mask_path,
+            overlay=overlay_path,
+        )
+
+    def _row(self, image: Prediction, **values: Any) -> dict[str, Any]:
+        """A row of the table; what is not given is null."""
+        row = dict.fromkeys(("width", "height", "area_fraction", "confidence", "mask", "overlay", "error"))
+        return {"path": image.path, "model": self.model, "status": "ok", **row, **values}
+
+
+def run(job: spec.PredictJob, *, fresh: bool) -> None:
+    """Predict.
+
+    Args:
+        job: a checked job.
+        fresh: remove what an earlier job left at the output first.
+
+    Raises:
+        UserError: if the model or the images cannot be found, or the output cannot be written.
+    """
+    tracking_uri = resolve_uri(job.tracking)
+    model = pin(job.model, tracking_uri)
+    resolve(model, tracking_uri)
+    images = find_images(Path(job.input))
+    output = _output_folder(job, fresh)
+    with cluster.connect(job.cluster) as place:
+        console.print(f"Predicting {len(images)} images with {model}: {place}.")
+        with Progress(console=console) as bar:
+            task = bar.add_task("Images", total=len(images))
+            rows = []
+            for row in _rows(job, model, tracking_uri, images, place):
+                rows.append(row)
+                bar.advance(task)
+    _write_table(rows, output / TABLE)
+    _summarise(rows, output)
+
+
+def find_images(source: Path) -> list[Prediction]:
+    """The images of a folder, at any depth, or of a list file with one path a line (relative to the list).
+
+    Raises:
+        UserError: if there is no such folder or list, or no image in it.
+    """
+    if source.is_dir():
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        names = [path.relative_to(source) for path in paths]
+    elif source.is_file():
+        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
+        names = [Path(line) for line in lines if line]
+        paths = [source.parent / name for name in names]
+        names = [Path(*(part for part in name.parts if part not in ("..", name.anchor))) for name in names]
+    else:
+        raise UserError(f"input = {source}: there is no such folder or list; name the folder that holds the images")
+    if not paths:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"input = {source}: no image in it; images end in {kinds}")
+    stems = Counter(name.with_suffix("") for name in names)
+    return [
+        # a.jpg and a.png keep their endings, so that one does not overwrite the other's mask.
+        Prediction(str(path), str(name.with_suffix("") if stems[name.with_suffix("")] == 1 else name))
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _output_folder(job: spec.PredictJob, fresh: bool) -> Path:
+    import shutil
+
+    output = Path(job.output)
+    try:
+        if fresh:
+            for part in ("masks", "overlays"):
+                shutil.rmtree(output / part, ignore_errors=True)
+            (output / TABLE).unlink(missing_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output = {output}: cannot be written ({error.strerror or error})") from error
+    return output
+
+
+def _rows(
+    job: spec.PredictJob, model: str, tracking_uri: str, images: list[Prediction], place: cluster.Cluster
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table as they come, in any order."""
+    if place.address is None:
+        predictor = Predictor(job, model, tracking_uri)
+        for start in range(0, len(images), job.batch_size):
+            yield from predictor.predict(images[start : start + job.batch_size])
+        return
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    blocks = min(len(images), 4 * place.workers)
+    data = ray.data.from_items([vars(image) for image in images], override_num_blocks=blocks)
+    results = data.map_batches(
+        Predictor,
+        fn_constructor_args=(job, model, tracking_uri),
+        batch_size=job.batch_size,
+        compute=ray.data.ActorPoolStrategy(size=place.workers),
+        num_cpus=place.cpus_per_worker,
+        num_gpus=1 if place.use_gpu else 0,
+    )
+    yield from results.iter_rows()
+
+
+def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = ("path", "model", "status", "mask", "overlay", "error")
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in text),
+            *((name, pa.int32()) for name in ("width", "height")),
+            *((name, pa.float64()) for name in ("area_fraction", "confidence")),
+        ]
+    )
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), schema=schema)
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial)
+    os.replace(partial, path)
+
+
+def _save(picture: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    picture.save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+def _summarise(rows: list[dict[str, Any]], output: Path) -> None:
+    bad = [row for row in rows if row["status"] != "ok"]
+    console.print(f"{len(rows) - len(bad)} masks in {output / 'masks'}; the table is {output / TABLE}.")
+    for row in bad[:10]:
+        console.print(f"  {row['error']}")
+    if bad:
+        console.print(f"{len(bad)} images could not be read: their rows of the table say why.")

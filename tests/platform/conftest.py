@@ -1,0 +1,65 @@
+"""A small training job on the dataset of tinted squares, tracked in a store of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsrnet_platform import spec
+from rsrnet_platform.store import open_client, resolve_uri
+
+MakeJob = Callable[..., spec.TrainJob]
+
+
+@pytest.fixture
+def train_file(squares: Path, tmp_path: Path) -> Path:
+    """A job file that trains a tiny network for three epochs, in this process."""
+    path = tmp_path / "job.yaml"
+    path.write_text(f"""{spec.FIRST_LINE}
+kind: train
+name: squares
+data: {{root: {squares}, val: le50_val.txt, size: 32, loader_processes: 0}}
+model: {{depth: 18, width: 4, iterations: 2, scales: [0, 1]}}
+fit: {{epochs: 3, batch_size: 4, lr: 2e-3, milestones: [2], encoder_weights: none}}
+cluster: {{workers: 0}}
+storage: {tmp_path / "runs"}
+tracking: {{uri: {tmp_path / "mlflow.db"}}}
+""")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def make_job(train_file: Path) -> MakeJob:
+    """The job of `train_file`, with overrides given as `path="value"` pairs of dotted paths."""
+    return lambda **overrides: spec.load(
+        train_file, [f"{path.replace('__', '.')}={value}" for path, value in overrides.items()]
+    )
+
+
+@pytest.fixture
+def history() -> Callable[[spec.TrainJob, str], list[tuple[int, float]]]:
+    """Points (step, value) of a metric of the only run of a job's store, in the order they were logged."""
+
+    def read(job: spec.TrainJob, key: str) -> list[tuple[int, float]]:
+        client = client_of(job)
+        points = client.get_metric_history(the_run(job).info.run_id, key)
+        return [(point.step, point.value) for point in points]
+
+    return read
+
+
+def client_of(job: spec.Job) -> Any:
+    """MLflow's client for a job's store."""
+    return open_client(resolve_uri(job.tracking))
+
+
+def the_run(job: spec.TrainJob) -> Any:
+    """The only run in a job's experiment."""
+    client = client_of(job)
+    experiment = client.get_experiment_by_name(job.tracking.experiment)
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run

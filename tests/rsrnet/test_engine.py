@@ -1,0 +1,198 @@
+"""Training through its public surface: recipe, resuming, ranks, and the numbers it reports."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from rsrnet import checkpoint, engine
+from rsrnet.data.iharmony4 import IHarmony4
+from rsrnet.data.lists import read_list
+from rsrnet.data.loader import loader
+from rsrnet.data.sampler import ShardedBatches, evaluation_batches
+from rsrnet.data.transforms import EvalTransform, TrainTransform
+from rsrnet.metrics import PUBLISHED, image_metrics
+from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.encoder import Encoder, WeightsError
+from rsrnet.model.network import RSRNet
+from rsrnet.recipe import FitConfig
+
+SIZE = 32
+
+
+def loaders(root: Path, recipe: FitConfig, rank: int = 0, world_size: int = 1):
+    train, val = read_list(root, "le50_train.txt"), read_list(root, "le50_val.txt")
+    batches = ShardedBatches(len(train), recipe.batch_size, rank, world_size, recipe.seed)
+    return (
+        loader(IHarmony4(root, train, TrainTransform(SIZE), recipe.seed), batches, 0),
+        loader(
+            IHarmony4(root, val, EvalTransform(SIZE)), evaluation_batches(len(val), 2, rank, world_size), 0
+        ),
+    )
+
+
+def start(tiny: RSRNetConfig, recipe: FitConfig) -> engine.Training:
+    engine.seed_everything(recipe.seed)
+    return engine.Training(RSRNet(tiny), recipe, size=SIZE)
+
+
+def losses(training: engine.Training) -> list[float]:
+    return [metrics["train/loss"] for metrics in training.history]
+
+
+def run(training: engine.Training, root: Path, on_epoch=lambda training: None) -> engine.Training:
+    training.run(*loaders(root, training.config), on_epoch=on_epoch)
+    return training
+
+
+def test_training_learns_and_reports(squares, tiny, recipe) -> None:
+    seen = []
+    training = start(tiny, replace(recipe, epochs=10, lr=1e-2, milestones=(9,)))
+    training.run(*loaders(squares, training.config), on_epoch=lambda _: None, on_step=seen.append)
+    assert losses(training)[-1] < 0.9 * losses(training)[0]
+    metrics = training.metrics
+    assert metrics["train/loss"] == pytest.approx(
+        metrics["train/loss_bce"] + metrics["train/loss_ssim"] + metrics["train/loss_iou"], rel=1e-5
+    )
+    assert [(p.epoch, p.step) for p in seen] == [(e, s) for e in range(1, 11) for s in range(1, 4)]
+    assert seen[-1].seconds_left == 0
+    assert seen[0].seconds_left > 0
+    assert all(p.images_per_second > 0 and p.steps == 3 for p in seen)
+    assert 0 <= metrics["time/waiting_for_data"] < 1
+
+
+def test_learning_rate_halves_after_the_milestones(squares, tiny, recipe) -> None:
+    training = run(start(tiny, replace(recipe, epochs=4, lr=1e-3, milestones=(1, 3))), squares)
+    assert [m["train/lr"] for m in training.history] == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
+
+
+def test_recipe_defaults_are_the_papers() -> None:
+    recipe = FitConfig()
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (60, 32, 1e-4, 1e-4)
+    assert (recipe.milestones, recipe.lr_decay, recipe.seed) == ((30, 40, 50, 55), 0.5, 42)
+    (group,) = engine.Training(RSRNet(RSRNetConfig(depth=18, width=4)), recipe, size=SIZE).optimizer.param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.9, 0.999), 1e-4)
+
+
+def test_same_seed_gives_the_same_losses(squares, tiny, recipe) -> None:
+    first, second = (run(start(tiny, recipe), squares) for _ in range(2))
+    assert losses(first) == losses(second)
+    other = run(start(tiny, replace(recipe, seed=8)), squares)
+    assert losses(other) != losses(first)
+
+
+def test_resumed_training_equals_an_uninterrupted_one(squares, tiny, recipe, tmp_path) -> None:
+    whole = run(start(tiny, recipe), squares, on_epoch=lambda t: t.save(tmp_path / str(t.epoch)))
+    resumed = start(tiny, replace(recipe, seed=recipe.seed))
+    resumed.resume(tmp_path / "1")
+    assert resumed.epoch == 1
+    run(resumed, squares)
+    assert losses(resumed) == losses(whole)
+    assert resumed.metrics["train/lr"] == whole.metrics["train/lr"]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_best_epoch_is_the_first_with_the_highest_iou(tiny, recipe) -> None:
+    training = start(tiny, recipe)
+    training.history = [{engine.BEST: value} for value in (0.2, 0.5, 0.3, 0.5)]
+    assert training.best_epoch == 2
+
+
+def test_evaluation_is_the_mean_over_images_for_any_batch_size(squares, tiny) -> None:
+    model = RSRNet(tiny).eval()
+    val = read_list(squares, "le50_val.txt")
+    dataset = IHarmony4(squares, val, EvalTransform(SIZE))
+    results = [
+        engine.evaluate(model, loader(dataset, evaluation_batches(len(val), size, 0, 1), 0), "cpu")
+        for size in (1, 3, 5)
+    ]
+    # Convolutions round differently in other batches, which can move a pixel in the ranking.
+    assert results[0] == pytest.approx(results[1], abs=1e-4)
+    assert results[0] == pytest.approx(results[2], abs=1e-4)
+    with torch.no_grad():
+        scores = [
+            image_metrics(model(item["image"][None]).m_rsr, item["mask"][None], PUBLISHED).iou.item()
+            for item in (dataset[i] for i in range(len(dataset)))
+        ]
+    assert results[0]["val/m_rsr/iou"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+
+
+def test_diverged_loss_stops_the_training(squares, tiny, recipe) -> None:
+    training = start(tiny, recipe)
+    with torch.no_grad():
+        training.model.decoder.mask.bias.fill_(float("nan"))
+    with pytest.raises((engine.DivergedError, RuntimeError)):
+        run(training, squares)
+
+
+def test_bfloat16_trains(squares, tiny, recipe) -> None:
+    training = run(start(tiny, replace(recipe, precision="bfloat16")), squares)
+    assert losses(training)[-1] < losses(training)[0]
+    assert next(training.model.parameters()).dtype == torch.float32
+
+
+def test_start_weights_reach_the_encoder(tmp_path, recipe) -> None:
+    weights = Encoder(18, 64).state_dict()
+    torch.save(weights, tmp_path / "resnet.pth")
+    model = RSRNet(RSRNetConfig(depth=18))
+    engine.load_start(model, replace(recipe, encoder_weights=str(tmp_path / "resnet.pth")))
+    assert torch.equal(model.encoder.layer3[0].conv1.weight, weights["layer3.0.conv1.weight"])
+    with pytest.raises(WeightsError, match="width: 64"):
+        engine.load_start(
+            RSRNet(RSRNetConfig(depth=18, width=8)),
+            replace(recipe, encoder_weights=str(tmp_path / "resnet.pth")),
+        )
+
+
+def _rank(rank: int, world_size: int, port: int, root: Path, config, recipe, out: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    engine.seed_everything(recipe.seed)
+    training = engine.Training(RSRNet(config), recipe, size=SIZE)
+    # Without batch statistics, which each rank takes from its own images, ranks must not change the result.
+    training.model.train = lambda mode=True: torch.nn.Module.train(training.model, False)  # type: ignore[method-assign]
+    training.run(*loaders(root, recipe, rank, world_size), on_epoch=lambda t: None)
+    if rank == 0:
+        torch.save({"history": training.history, "model": training.model.state_dict()}, out)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("batch_size", [4, 5])
+def test_ranks_share_the_global_batch(squares, tiny, recipe, tmp_path, batch_size) -> None:
+    """Two ranks take the steps of one, also where their shares of a batch are uneven."""
+    recipe = replace(recipe, epochs=2, batch_size=batch_size)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = []
+    for world_size in (1, 2):
+        out = tmp_path / f"{world_size}.pt"
+        arguments = (world_size, port, squares, tiny, recipe, out)
+        mp.start_processes(_rank, arguments, nprocs=world_size, start_method="spawn")
+        results.append(torch.load(out, weights_only=True))
+    one, two = results
+    for key in ("train/loss", "val/iou", "val/ap"):
+        assert [m[key] for m in one["history"]] == pytest.approx([m[key] for m in two["history"]], abs=1e-5)
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_checkpoint_predicts_without_the_training_state(squares, tiny, recipe, tmp_path) -> None:
+    training = run(start(tiny, replace(recipe, epochs=1)), squares, on_epoch=lambda t: t.save(tmp_path))
+    (tmp_path / checkpoint.TRAINING).unlink()
+    card = checkpoint.read_card(tmp_path)
+    assert (card.model, card.size, card.epoch) == (tiny, SIZE, 1)
+    assert card.metrics == training.metrics
+    images = torch.rand(1, 3, 40, 40)
+    with torch.no_grad():
+        expected = training.model.eval()(images).m_fnl
+        torch.testing.assert_close(checkpoint.load_model(tmp_path)(images).m_fnl, expected)
