@@ -94,7 +94,9 @@ def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]
 
 def _job(name: str, *overrides: str) -> spec.Job:
     if not (JOBS / name).is_file():
-        raise UserError(f"{JOBS / name}: there is no such job file; run the demo in a checkout of the project")
+        raise UserError(
+            f"{JOBS / name}: there is no such job file; run the demo in a checkout of the project"
+        )
     return spec.load(JOBS / name, overrides)
 
 

@@ -131,8 +131,9 @@ def run(job: spec.PredictJob, *, fresh: bool) -> None:
     model = pin(job.model, tracking_uri)
     resolve(model, tracking_uri)
     images = find_images(Path(job.input))
-    output = _output_folder(job, fresh)
     with cluster.connect(job.cluster) as place:
+        _require_room_to_read(place)
+        output = _output_folder(job, fresh)
         console.print(f"Predicting {len(images)} images with {model}: {place}.")
         with Progress(console=console) as bar:
             task = bar.add_task("Images", total=len(images))
@@ -142,6 +143,24 @@ def run(job: spec.PredictJob, *, fresh: bool) -> None:
                 bar.advance(task)
     _write_table(rows, output / TABLE)
     _summarise(rows, output)
+
+
+def _require_room_to_read(place: cluster.Cluster) -> None:
+    """Refuse to give every processor to the model: Ray Data would wait without a word for one to read on.
+
+    Raises:
+        UserError: naming the number of workers that fits.
+    """
+    if place.address is None:
+        return
+    room = (sum(node.cpus for node in place.nodes) - 1) // place.cpus_per_worker
+    if place.workers > room:
+        remedy = (
+            f"set cluster.workers to {room}" if room else "set cluster.workers to 0, which needs no cluster"
+        )
+        raise UserError(
+            f"cluster.workers = {place.workers}: one CPU must stay free for reading images; {remedy}."
+        )
 
 
 def find_images(source: Path) -> list[Prediction]:
@@ -159,7 +178,9 @@ def find_images(source: Path) -> list[Prediction]:
         paths = [source.parent / name for name in names]
         names = [Path(*(part for part in name.parts if part not in ("..", name.anchor))) for name in names]
     else:
-        raise UserError(f"input = {source}: there is no such folder or list; name the folder that holds the images")
+        raise UserError(
+            f"input = {source}: there is no such folder or list; name the folder that holds the images"
+        )
     if not paths:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"input = {source}: no image in it; images end in {kinds}")

@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from rsrnet_platform import cluster, registry, runs, spec
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.progress import follow
 from rsrnet_platform.store import prepare
 from rsrnet_platform.tracking import Tracker
 
@@ -70,8 +71,10 @@ def _train(job: spec.TrainJob, folder: runs.Run, data: Data, uri: str, place: cl
     tags = _tags(data)
     with _tracker(job, folder, uri, tags) as tracker:
         _log_data(tracker, data)
-        task = Task(job, uri, tracker.run_id, data.skipped)
-        best = _fit(task, folder, place)
+        progress = folder.folder / folder.attempt / "progress.jsonl"
+        task = Task(job, uri, tracker.run_id, str(progress), data.skipped)
+        with follow(progress, console):
+            best = _fit(task, folder, place)
         card = read_card(best)
         console.print(f"Best epoch: {card.epoch}, validation IoU {card.metrics['val/iou']:.3f}.")
         model_uri = None
@@ -99,6 +102,7 @@ def _fit(task: Task, folder: runs.Run, place: cluster.Cluster) -> Path:
 def _fit_on_ray(task: Task, folder: runs.Run, place: cluster.Cluster) -> Path:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     from rsrnet.engine import BEST
     from rsrnet_platform.worker import train_on_ray
@@ -120,9 +124,22 @@ def _fit_on_ray(task: Task, folder: runs.Run, place: cluster.Cluster) -> Path:
             ),
         ),
     )
-    result = trainer.fit()
-    best, _ = max(result.best_checkpoints, key=lambda kept: kept[1][BEST])
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+    kept = result.best_checkpoints or []
+    best, _ = max(kept, key=lambda pair: pair[1][BEST])
     return Path(best.path)
+
+
+def _cause(error: Exception) -> Exception:
+    """The error a worker raised, if one did: Ray brings it home inside two of its own."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        raised = getattr(failure, "_base_exc", failure)
+        if isinstance(raised, Exception):
+            return raised
+    return error
 
 
 def _local_folder(storage: str) -> str:

@@ -6,8 +6,6 @@ The loop is the same in one process and on a cluster; a :class:`Host` is all tha
 from __future__ import annotations
 
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,10 +25,10 @@ from rsrnet.data.sampler import ShardedBatches, evaluation_batches
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
 from rsrnet_platform.pictures import Pictures
+from rsrnet_platform.progress import Reporter
 from rsrnet_platform.spec import TrainJob
 from rsrnet_platform.tracking import Tracker
 
-SECONDS_BETWEEN_LINES = 10.0
 PICTURES_A_RUN = 10
 
 
@@ -41,6 +39,9 @@ class Task:
     job: TrainJob
     tracking_uri: str
     mlflow_run_id: str
+    progress: str
+    """File that rank 0 reports to; see :mod:`rsrnet_platform.progress`."""
+
     skipped: frozenset[str] = frozenset()
     """Paths of composites that cannot be used."""
 
@@ -187,31 +188,31 @@ def loaders(
 
 
 class Observer:
-    """Rank 0's eyes on the training: lines for people, metrics and pictures for MLflow."""
+    """Rank 0's eyes on the training: progress for people, metrics and pictures for MLflow."""
 
     def __init__(self, task: Task, host: Host, val_set: list[Composite]) -> None:
         self.epochs = task.job.fit.epochs
         self.device = host.device
+        self.reporter = Reporter(Path(task.progress))
         self.tracker = Tracker.attach(task.tracking_uri, task.mlflow_run_id)
         self.pictures = Pictures(task.job.data.root, val_set, task.job.data.size)
-        self.last_line = time.monotonic()
 
     def catch_up(self, training: engine.Training) -> None:
         """Log what a checkpoint knows and the run does not: the worker may have died between the two."""
         self.tracker.log_epochs(enumerate(training.history, start=1))
         if training.epoch:
-            say(f"Going on after epoch {training.epoch} of {self.epochs}.")
+            text = f"Going on after epoch {training.epoch} of {self.epochs}."
+            self.reporter.milestone(text, training.epoch / self.epochs)
 
     def step_done(self, progress: engine.Progress) -> None:
-        """Print a line now and then."""
-        if time.monotonic() - self.last_line < SECONDS_BETWEEN_LINES:
-            return
-        self.last_line = time.monotonic()
-        say(
+        """Report how far the epoch is."""
+        epochs_done = progress.epoch - 1 + progress.step / progress.steps
+        text = (
             f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
             f"loss {progress.loss:.3f}  {progress.images_per_second:.1f} images/s  "
             f"{duration(progress.seconds_left)} left"
         )
+        self.reporter.step(text, epochs_done / progress.epochs)
 
     def epoch_done(self, training: engine.Training) -> None:
         """Log the epoch's metrics, and its pictures ten times a run."""
@@ -221,17 +222,11 @@ class Observer:
             for name, picture in self.pictures.draw(training.model, self.device).items():
                 self.tracker.log_image(picture, f"pictures/epoch_{training.epoch:03d}/{name}")
         best = "  (best so far)" if training.best_epoch == training.epoch else ""
-        say(
+        text = (
             f"epoch {training.epoch}/{self.epochs} done  loss {metrics['train/loss']:.3f}  "
             f"validation AP {metrics['val/ap']:.3f}  F1 {metrics['val/f1']:.3f}  IoU {metrics['val/iou']:.3f}{best}"
         )
-
-
-def say(line: str) -> None:
-    """A line for the person who watches; Ray carries it from the worker to the driver's terminal."""
-    # Not print(): Ray Train redirects it into a log file of its own.
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+        self.reporter.milestone(text, training.epoch / self.epochs)
 
 
 def duration(seconds: float) -> str:

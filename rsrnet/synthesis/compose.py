@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image as PillowImage
+from skimage.color import hsv2rgb, rgb2hsv
 
 from rsrnet.synthesis.photos import Photograph, read_image, read_mask
 from rsrnet.synthesis.regions import draw_region
 from rsrnet.synthesis.transfers import TRANSFERS, Image, Mask
 
 COMPOSITES_PER_VIEW = 4
-"""Composites that share a view: two drawn regions with two transfers each, or the own mask with all four."""
+"""Composites that share a view: four drawn regions with a transfer each, or the own mask with all four."""
 
-_TRANSFERS_PER_DRAWN_MASK = 2
 _ATTEMPTS = 40
 _REFERENCES_PER_MASK = 8
 
@@ -24,6 +24,9 @@ _CHANGE_BOUNDS = (12.0, 90.0)
 
 _CONTRAST_BOUNDS = (0.4, 2.0)
 """Contrast of the foreground after over before: beyond, its texture is gone or has turned into noise."""
+
+_SATURATION_FACTORS = (0.5, 1.3)
+_LARGEST_LOG_GAMMA = 0.4
 
 _LARGEST_CLIPPED_SHARE = 0.25
 """Share of the foreground's pixels that may be driven to black or to full saturation."""
@@ -52,7 +55,13 @@ class View:
 
 
 def compose_view(
-    photograph: Photograph, references: Sequence[Photograph], count: int, size: int, rng: np.random.Generator
+    photograph: Photograph,
+    references: Sequence[Photograph],
+    count: int,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    vary: bool = False,
 ) -> View:
     """Draw a view of a photograph, regions of it, and recolour them.
 
@@ -65,6 +74,7 @@ def compose_view(
         count: composites to make, at most ``COMPOSITES_PER_VIEW``.
         size: side of a crop, or longest side of a photograph with a mask, in pixels.
         rng: the source of randomness.
+        vary: whether to develop photographs without a mask anew, each crop in light and colours of its own.
 
     Raises:
         CompositionError: if no acceptable composite is found.
@@ -72,10 +82,10 @@ def compose_view(
     # Its own mask would lend the photograph the colours that it has: a crop of it and a drawn region do not.
     lenders = references or (replace(photograph, mask=None),)
     for _ in range(_ATTEMPTS):
-        real, own_mask = _draw_view(photograph, size, rng)
+        real, own_mask = _draw_view(photograph, size, rng, vary)
         masks: dict[int, Mask] = {}
         composites: list[Composite] = []
-        per_mask = _TRANSFERS_PER_DRAWN_MASK if own_mask is None else len(TRANSFERS)
+        per_mask = 1 if own_mask is None else len(TRANSFERS)
         while len(composites) < count:
             number, wanted = len(masks) + 1, min(per_mask, count - len(composites))
             masks[number] = draw_region(real, rng) if own_mask is None else own_mask
@@ -140,14 +150,19 @@ def _draw_reference(
     references: Sequence[Photograph], size: int, rng: np.random.Generator
 ) -> tuple[Image, Mask]:
     # Colours have no need of detail: half the size is several times faster.
-    image, mask = _draw_view(references[int(rng.integers(len(references)))], size // 2, rng)
+    # Developed anew, because a split of one or two photographs has few colours to lend.
+    image, mask = _draw_view(references[int(rng.integers(len(references)))], size // 2, rng, vary=True)
     return image, draw_region(image, rng) if mask is None else mask
 
 
-def _draw_view(photograph: Photograph, size: int, rng: np.random.Generator) -> tuple[Image, Mask | None]:
+def _draw_view(
+    photograph: Photograph, size: int, rng: np.random.Generator, vary: bool
+) -> tuple[Image, Mask | None]:
     image = read_image(photograph.path)
     if photograph.mask is None:
         view, mask = _random_crop(image, size, rng), None
+        if vary:
+            view = _developed_anew(view, rng)
     else:
         view, mask = _fitted(image, read_mask(photograph.mask), size)
     if rng.random() < 0.5:
@@ -162,6 +177,15 @@ def _random_crop(image: Image, size: int, rng: np.random.Generator) -> Image:
     top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
     crop = PillowImage.fromarray(image[top : top + side, left : left + side])
     return np.asarray(crop.resize((size, size), PillowImage.Resampling.LANCZOS))
+
+
+def _developed_anew(view: Image, rng: np.random.Generator) -> Image:
+    """The whole view in another light: hue turned, saturation and brightness changed."""
+    hsv = rgb2hsv(view)
+    hsv[..., 0] = (hsv[..., 0] + rng.random()) % 1
+    hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(*_SATURATION_FACTORS), 0, 1)
+    hsv[..., 2] **= np.exp(rng.uniform(-1, 1) * _LARGEST_LOG_GAMMA)
+    return (hsv2rgb(hsv) * 255).round().astype(np.uint8)
 
 
 def _fitted(image: Image, mask: Mask, size: int) -> tuple[Image, Mask]:

@@ -54,6 +54,8 @@ class Job:
     composites: int
     size: int
     seed: np.random.SeedSequence
+    vary: bool
+    """Whether crops get light and colours of their own: a few training photographs then stand for many."""
 
 
 def split_photographs(
@@ -107,4 +109,6 @@ def _views(
         references = (others[turn:] + others[:turn])[:_REFERENCES_PER_VIEW]
         count = min(COMPOSITES_PER_VIEW, composites - start)
         seed = np.random.SeedSequence(config.seed, spawn_key=(split_index, index, view))
-        yield Job(photos[index], references, view, count, config.size, seed)
+        yield Job(
+            photos[index], references, view, count, config.size, seed, vary=SPLITS[split_index] == "train"
+        )

@@ -37,9 +37,7 @@ def runs_of(job):
 def artifacts(job, run, path=None):
     found = client_of(job).list_artifacts(run.info.run_id, path)
     return [
-        name
-        for item in found
-        for name in (artifacts(job, run, item.path) if item.is_dir else [item.path])
+        name for item in found for name in (artifacts(job, run, item.path) if item.is_dir else [item.path])
     ]
 
 
@@ -62,7 +60,14 @@ def test_a_training_is_tracked_and_registered(make_job, history) -> None:
     assert run.data.params["loss.lambda"] == "0.8"
     assert len(run.data.tags["dataset_fingerprint"]) == 64
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
-    for key in ("train/loss", "train/loss_bce", "train/lr", "val/iou", "val/m_rsr/ap", "time/images_per_second"):
+    for key in (
+        "train/loss",
+        "train/loss_bce",
+        "train/lr",
+        "val/iou",
+        "val/m_rsr/ap",
+        "time/images_per_second",
+    ):
         assert [step for step, _ in history(job, key)] == STEPS, key
     assert history(job, "data/skipped_images") == [(0, 0)]
     names = artifacts(job, run)
@@ -88,7 +93,8 @@ def test_the_recorded_job_file_repeats_the_run(make_job, history, tmp_path) -> N
     assert again == job
     train.run(again, fresh=True)
     first, second = (
-        [p.value for p in client_of(job).get_metric_history(r.info.run_id, "train/loss")] for r in runs_of(job)
+        [p.value for p in client_of(job).get_metric_history(r.info.run_id, "train/loss")]
+        for r in runs_of(job)
     )
     assert first == second
 
@@ -265,7 +271,9 @@ def test_a_killed_worker_costs_no_epoch(ray_cluster, make_job, history) -> None:
     assert [step for step, _ in history(job, "train/loss")] == [1, 2, 3, 4, 5, 6]
     (run,) = runs_of(job)
     assert run.info.status == "FINISHED"
-    undisturbed = make_job(name="undisturbed", cluster__workers=2, fit__epochs=6, tracking__experiment="other")
+    undisturbed = make_job(
+        name="undisturbed", cluster__workers=2, fit__epochs=6, tracking__experiment="other"
+    )
     train.run(undisturbed, fresh=False)
     assert history(job, "train/loss") == history(undisturbed, "train/loss")
 
@@ -287,7 +295,9 @@ def test_a_killed_driver_goes_on_when_started_again(ray_cluster, train_file, mak
     first.wait()
     (run,) = runs_of(job)
     assert run.info.status == "RUNNING"
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    second = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert second.returncode == 0, second.stderr
     (again,) = runs_of(job)
     assert again.info.run_id == run.info.run_id

@@ -77,7 +77,9 @@ def test_recipe_defaults_are_the_papers() -> None:
     recipe = FitConfig()
     assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (60, 32, 1e-4, 1e-4)
     assert (recipe.milestones, recipe.lr_decay, recipe.seed) == ((30, 40, 50, 55), 0.5, 42)
-    (group,) = engine.Training(RSRNet(RSRNetConfig(depth=18, width=4)), recipe, size=SIZE).optimizer.param_groups
+    (group,) = engine.Training(
+        RSRNet(RSRNetConfig(depth=18, width=4)), recipe, size=SIZE
+    ).optimizer.param_groups
     assert (group["betas"], group["weight_decay"]) == ((0.9, 0.999), 1e-4)
 
 

@@ -178,9 +178,7 @@ def test_similarity_map_is_equation_2(scales: tuple[int, ...]) -> None:
             for x in range(5):
                 window = style[:, max(0, y - scale) : y + scale + 1, max(0, x - scale) : x + scale + 1]
                 total = window.sum((1, 2))
-                expected[index, y, x] = (
-                    prototype @ total / np.linalg.norm(prototype) / np.linalg.norm(total)
-                )
+                expected[index, y, x] = prototype @ total / np.linalg.norm(prototype) / np.linalg.norm(total)
     directions = local_directions(torch.from_numpy(style)[None], scales)
     result = similarity_map(directions, torch.from_numpy(prototype)[None].float())
     np.testing.assert_allclose(result[0].numpy(), expected, atol=1e-5)

@@ -1,0 +1,154 @@
+"""Prediction jobs: files in, masks, overlays and a table out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from rsrnet import Localizer, checkpoint
+from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.network import RSRNet
+from rsrnet_platform import cli, predict, spec, train
+from rsrnet_platform.errors import UserError
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    folder = tmp_path / "model"
+    config = RSRNetConfig(depth=18, width=4, iterations=2)
+    checkpoint.save(folder, RSRNet(config), checkpoint.ModelCard(config, size=32))
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in [
+        ("a.jpg", (40, 60)),
+        ("a.png", (30, 20)),
+        ("deep/b.webp", (25, 25)),
+        ("c.bmp", (9, 70)),
+    ]:
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no more")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def job(model: object, images: Path, output: Path, **more: object) -> spec.PredictJob:
+    given = {"kind": "predict", "name": "p", "model": str(model), "input": str(images), "output": str(output)}
+    made = spec.parse({**given, "threshold": 0.4, "cluster": {"workers": 0}, **more})
+    assert isinstance(made, spec.PredictJob)
+    return made
+
+
+def table(output: Path) -> dict[str, dict]:
+    rows = pq.read_table(output / predict.TABLE).to_pylist()
+    return {Path(row["path"]).name: row for row in rows}
+
+
+def check(output: Path, model: Path, images: Path) -> None:
+    """Every image has a row, and every readable one the masks that a Localizer gives."""
+    rows = table(output)
+    assert sorted(rows) == ["a.jpg", "a.png", "b.webp", "broken.jpg", "c.bmp"]
+    assert rows["broken.jpg"]["status"] == "error"
+    assert "broken.jpg: cannot be decoded" in rows["broken.jpg"]["error"]
+    assert rows["broken.jpg"]["mask"] is None
+    localizer = Localizer(model, device="cpu")
+    for name in ("a.jpg", "a.png", "deep/b.webp", "c.bmp"):
+        row = rows[Path(name).name]
+        soft = localizer(images / name)
+        mask = np.asarray(Image.open(output / row["mask"]))
+        assert (row["status"], row["error"]) == ("ok", None)
+        assert (row["height"], row["width"]) == soft.shape == mask.shape
+        assert set(np.unique(mask)) <= {0, 255}
+        assert ((mask == 255) == (soft >= 0.4)).mean() > 0.999  # batches round differently
+        assert row["area_fraction"] == pytest.approx((mask == 255).mean())
+        assert Image.open(output / row["overlay"]).size == (row["width"], row["height"])
+    assert len({row["mask"] for row in rows.values()}) == 5
+    assert not list(output.rglob("*.partial"))
+
+
+def test_folder_becomes_masks_overlays_and_a_table(model, images, tmp_path) -> None:
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    check(tmp_path / "out", model, images)
+
+
+@pytest.mark.ray
+def test_a_cluster_gives_the_same(ray_cluster, model, images, tmp_path) -> None:
+    predict.run(job(model, images, tmp_path / "out", cluster={"workers": 2}, batch_size=2), fresh=False)
+    check(tmp_path / "out", model, images)
+
+
+def test_list_of_images_and_no_overlays(model, images, tmp_path) -> None:
+    (images / "list.txt").write_text("a.jpg\ndeep/b.webp\n")
+    predict.run(job(model, images / "list.txt", tmp_path / "out", overlays=False), fresh=False)
+    rows = table(tmp_path / "out")
+    assert sorted(rows) == ["a.jpg", "b.webp"]
+    assert rows["b.webp"]["mask"] == "masks/deep/b.png"
+    assert not (tmp_path / "out" / "overlays").exists()
+
+
+def test_same_images_and_model_give_the_same_bytes(model, images, tmp_path) -> None:
+    written = []
+    for name in ("one", "two"):
+        predict.run(job(model, images, tmp_path / name), fresh=False)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        written.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
+    assert written[0] == written[1]
+
+
+def test_the_champion_is_found_by_its_alias_and_recorded_by_its_version(make_job, images, tmp_path) -> None:
+    training = make_job()
+    train.run(training, fresh=False)
+    tracking = {"uri": training.tracking.uri}
+    predict.run(job("models:/rsrnet@champion", images, tmp_path / "out", tracking=tracking), fresh=False)
+    assert {row["model"] for row in table(tmp_path / "out").values()} == {"models:/rsrnet/1"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=models:/nobody@champion", "no model 'nobody'"),
+        ("model=models:/rsrnet@runner-up", "has no alias 'runner-up'"),
+        ("model={tmp}/nowhere", "has no model.safetensors and config.json"),
+        ("input={tmp}/nowhere", "there is no such folder or list"),
+        ("input={tmp}/empty", "no image in it"),
+        ("output=/proc/out", "output = /proc/out: cannot be written"),
+        ("threshold=1.5", "threshold = 1.5"),
+        ("tracking.uri=http://127.0.0.1:9", "no MLflow server answers"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_message(
+    override, message, make_job, images, tmp_path, capsys, monkeypatch
+) -> None:
+    training = make_job()
+    train.run(training, fresh=False)
+    (tmp_path / "empty").mkdir()
+    path = tmp_path / "predict.yaml"
+    asked = job("models:/rsrnet@champion", images, tmp_path / "out", tracking={"uri": training.tracking.uri})
+    path.write_text(spec.to_yaml(asked))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", str(path), "--set", override.format(tmp=tmp_path)])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split())
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_processors_than_needed_are_refused_not_waited_for(
+    ray_cluster, model, images, tmp_path
+) -> None:
+    """Ray Data reads on a processor of its own; without one it would hang without a word."""
+    with pytest.raises(UserError, match="workers"):
+        predict.run(job(model, images, tmp_path / "out", cluster={"workers": 4}), fresh=False)
