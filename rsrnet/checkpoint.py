@@ -19,7 +19,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rsrnet.config import ConfigError
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 
@@ -85,14 +84,13 @@ def read_card(folder: str | Path) -> ModelCard:
         raise CheckpointError(f"{folder}: not a checkpoint folder (it has no {CONFIG})")
     try:
         values = json.loads(path.read_text())
-        version = values.pop("format")
-        if version > FORMAT:
-            raise CheckpointError(f"{path}: format {version} was written by a newer release; update rsrnet")
+        if values.pop("format") > FORMAT:
+            raise ValueError(f"its format is above {FORMAT}")
         model = values.pop("model")
         model["scales"] = tuple(model["scales"])
         return ModelCard(model=RSRNetConfig(**model), **values)
-    except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: damaged ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged, or of a newer release of rsrnet ({error})") from error
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> RSRNet:

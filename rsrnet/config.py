@@ -1,7 +1,7 @@
 """Checks shared by the configuration dataclasses.
 
 A configuration is a frozen dataclass beside its owner (``RSRNetConfig`` in ``rsrnet.model``, ``LossConfig`` in
-``rsrnet.losses``, ...). Its ``__post_init__`` calls :func:`require`, so that a wrong value is refused in Python
+``rsrnet.loss_config``, ...). Its ``__post_init__`` calls :func:`require`, so that a wrong value is refused in Python
 exactly as it is in a job file, and all wrong fields are named at once.
 """
 
@@ -29,6 +29,9 @@ class ConfigError(ValueError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         super().__init__("; ".join(str(problem) for problem in problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
+        return type(self), (self.problems,)
 
 
 def require(config: object, **checks: tuple[bool, str]) -> None:

@@ -65,7 +65,7 @@ class Progress:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and PyTorch (section 4.2)."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
@@ -158,6 +158,7 @@ class Training:
             lr = float(self.schedule.get_last_lr()[0])
             metrics = self._train_epoch(network, train, clock, on_step)
             self.schedule.step()
+            share_buffers(self.model)
             metrics |= evaluate(self.model, val, self.device, precision=self.config.precision)
             self.history.append({"train/lr": lr, **metrics})
             on_epoch(self)
@@ -175,7 +176,7 @@ class Training:
         network.train()
         loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]
         images = len(loader.dataset)  # type: ignore[arg-type]
-        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         seen = 0
         clock.start_epoch()
         for step, batch in enumerate(loader):
@@ -197,7 +198,7 @@ class Training:
                 )
             )
         total = _reduce(torch.cat([sums, sums.new_tensor([seen])]))
-        loss, bce, ssim, iou = map(float, total[:4] / total[4])
+        loss, bce, ssim, iou, final = map(float, total[:5] / total[5])
         if not np.isfinite(loss):
             raise DivergedError(
                 f"the loss of epoch {self.epoch + 1} is {loss}: lower fit.lr, or train in float32"
@@ -207,6 +208,7 @@ class Training:
             "train/loss_bce": bce,
             "train/loss_ssim": ssim,
             "train/loss_iou": iou,
+            "train/loss_final": final,
             **clock.end_epoch(),
         }
 
@@ -214,7 +216,7 @@ class Training:
         """One optimizer step on this rank's part of a global batch of ``batch_size`` images.
 
         Returns:
-            Mean total, BCE, SSIM and IoU loss of this rank's images, (4,).
+            Mean total, BCE, SSIM, IoU and final-mask loss of this rank's images, (5,).
         """
         images = batch["image"].to(self.device, non_blocking=True)
         target = batch["mask"].to(self.device, non_blocking=True)
@@ -226,7 +228,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         (terms.total * share).backward()
         self.optimizer.step()
-        return torch.stack([terms.total.detach(), terms.bce, terms.ssim, terms.iou]).double()
+        return torch.stack([terms.total.detach(), terms.bce, terms.ssim, terms.iou, terms.final]).double()
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint folder that predicts, and from which :meth:`resume` goes on."""
@@ -235,7 +237,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
-            "random": random_state(),
+            "random": random_state(self.device),
         }
         checkpoint.save(folder, self.model, card, state)
 
@@ -250,7 +252,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]
-        set_random_state(state["random"])
+        set_random_state(state["random"], self.device)
 
 
 def evaluate(
@@ -277,6 +279,10 @@ def evaluate(
     device = torch.device(device)
     sums = {name: MetricSums() for name in MASKS}
     for target, output in _predictions(model, loader, device, precision):
+        if not torch.isfinite(output.m_fnl).all():
+            raise DivergedError(
+                "the network's masks are no longer numbers: lower fit.lr, or train in float32"
+            )
         for name in MASKS:
             sums[name].add(image_metrics(getattr(output, name), target, protocol))
     result: dict[str, float] = {}
@@ -307,19 +313,32 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def random_state() -> dict[str, Any]:
-    """States of the random generators of PyTorch and its accelerator."""
-    state: dict[str, Any] = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """States of PyTorch's random generators: the processor's, and the device's."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what :func:`random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Restore what :func:`random_state` returned, as far as the device is of the same kind."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the mean of all ranks' batch statistics, which each gathers from its own images.
+
+    Otherwise every rank would validate another model, and none of them would be the one that is saved.
+    """
+    if not dist.is_initialized():
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= dist.get_world_size()
 
 
 def _world_size() -> int:
@@ -359,7 +378,7 @@ class _Clock:
         self.steps_left -= 1
 
     def end_epoch(self) -> dict[str, float]:
-        seconds = self.mark - self.epoch_start
+        seconds = time.perf_counter() - self.epoch_start
         return {
             "time/epoch_seconds": seconds,
             "time/images_per_second": self.epoch_images / seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,43 +10,22 @@ from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 import rsrnet
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import connect, settle_environment
+from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.store import resolve_uri
+from rsrnet_platform.terminal import console
 
 RUNNERS = {"train": "rsrnet_platform.train:run", "predict": "rsrnet_platform.predict:run"}
 """The function that runs each `kind:` of job, called as ``run(job, fresh=...)``."""
 
-USER_ERRORS = frozenset(
-    {
-        "rsrnet.checkpoint.CheckpointError",
-        "rsrnet.config.ConfigError",
-        "rsrnet.data.errors.DataError",
-        "rsrnet.engine.DivergedError",
-        "rsrnet.localizer.ImageError",
-        "rsrnet.model.encoder.WeightsError",
-        "rsrnet.synthesis.compose.CompositionError",
-        "rsrnet.synthesis.photos.PhotographError",
-        "rsrnet.synthesis.sample.SampleError",
-        "rsrnet_platform.errors.UserError",
-        "rsrnet_platform.store.TrackingError",
-    }
-)
-"""Errors (and those derived from them) that are told in one message, without a traceback.
-
-By name: importing their modules would import PyTorch.
-"""
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="Make datasets.")
-
-_messages = Console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,18 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the command and its options; default: those of the process.
     """
     settle_environment()
+    # So that an ended job says so in MLflow: Python would leave without running any `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app(arguments, prog_name="rsrnet")
     except Exception as error:
         if not is_user_error(error):
             raise
-        _messages.print(Text("Error: ", style="bold red") + Text(str(error)), soft_wrap=True)
+        console.print(Text("Error: ", style="bold red") + Text(str(error)))
         sys.exit(2)
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Tell whether the message of an error is all that the user needs."""
-    return any(f"{cls.__module__}.{cls.__qualname__}" in USER_ERRORS for cls in type(error).__mro__)
 
 
 def _show_version(wanted: bool) -> None:
@@ -113,8 +90,8 @@ def run(
 def _describe(job: spec.Job) -> None:
     """The resolved job on the standard output, where it can become a file; what it would use beside it."""
     with connect(job.cluster) as cluster:
-        _messages.print(Text(f"Computes with {cluster}."), soft_wrap=True)
-    _messages.print(Text(f"Tracked in {resolve_uri(job.tracking)}."), soft_wrap=True)
+        console.print(Text(f"Computes with {cluster}."))
+    console.print(Text(f"Tracked in {resolve_uri(job.tracking)}."))
     typer.echo(spec.to_yaml(job), nl=False)
 
 
@@ -147,7 +124,7 @@ def sample(
 
     asked: dict[str, Any] = {"train": train, "val": val, "test": test, "size": size, "seed": seed}
     config = SampleConfig(**{name: value for name, value in asked.items() if value is not None})
-    with Progress(console=_messages) as bar:
+    with Progress(console=console) as bar:
         task = bar.add_task("Composites", total=config.train + config.val + config.test)
         report = build_sample(
             out.expanduser(),

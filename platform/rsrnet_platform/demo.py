@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -21,8 +21,7 @@ from rsrnet.metrics import RAW, MetricSums, image_metrics
 from rsrnet_platform import cluster, lookup, predict, spec, train
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.store import resolve_uri
-
-console = Console(stderr=True, highlight=False)
+from rsrnet_platform.terminal import console
 
 HOME = "~/rsrnet"
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -37,16 +36,11 @@ def main() -> None:
     Raises:
         UserError: if the job files are not beside the code, or anything a job refuses.
     """
-    training = _job("quickstart.yaml")
-    assert isinstance(training, spec.TrainJob)
+    training = cast(spec.TrainJob, _job("quickstart.yaml"))
     _make_sample(Path(training.data.root))
     output = Path(HOME).expanduser() / "demo"
-    prediction = _job(
-        "predict.yaml",
-        f"input={Path(training.data.root) / training.data.test}",
-        f"output={output}",
-    )
-    assert isinstance(prediction, spec.PredictJob)
+    held_out = Path(training.data.root) / training.data.test
+    prediction = cast(spec.PredictJob, _job("predict.yaml", f"input={held_out}", f"output={output}"))
     with cluster.connect(training.cluster):
         train.run(training, fresh=False)
         predict.run(prediction, fresh=False)

@@ -83,11 +83,16 @@ def _location(client: MlflowClient, store: str, uri: str) -> str:
 def _version_location(
     client: MlflowClient, store: str, uri: str, name: str, number: str | None, alias: str | None
 ) -> str:
-    models = {model.name: model for model in client.search_registered_models()}
-    if name not in models:
-        known = ", ".join(sorted(models)) or "none yet: train one"
-        raise RegistryError(f"{uri}: no model {name!r} in {store}. Registered models: {known}")
-    aliases = models[name].aliases
+    from mlflow.exceptions import MlflowException
+
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        names = sorted(model.name for model in client.search_registered_models())
+        known = ", ".join(names) or "none yet: train one"
+        raise RegistryError(f"{uri}: no model {name!r} in {store}. Registered models: {known}") from error
     numbers = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
     wanted = aliases.get(alias) if alias else number
     if wanted is None or int(wanted) not in numbers:

@@ -5,6 +5,7 @@ Written into the output folder::
     masks/NAME.png          255 where the image is inharmonious, at the image's own size
     overlays/NAME.png       the region tinted and outlined on the image
     predictions.parquet     one row an image; an image that cannot be read has its error there
+    predict.yaml            the job
 
 Every file appears whole or not at all.
 """
@@ -12,6 +13,7 @@ Every file appears whole or not at all.
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,22 +21,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 
 from rsrnet_platform import cluster, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.lookup import pin, resolve
 from rsrnet_platform.store import resolve_uri
+from rsrnet_platform.terminal import console
 
 if TYPE_CHECKING:
     from rsrnet.localizer import Localizer
 
-console = Console(stderr=True, highlight=False)
-
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 TABLE = "predictions.parquet"
+JOB = "predict.yaml"
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class Predictor:
         job: the job.
         model: URI of the model, or its folder.
         tracking_uri: the store that the URI is looked up in.
+        device: what to compute on.
     """
 
-    def __init__(self, job: spec.PredictJob, model: str, tracking_uri: str) -> None:
+    def __init__(self, job: spec.PredictJob, model: str, tracking_uri: str, device: str) -> None:
         import torch
 
         from rsrnet.localizer import Localizer
@@ -65,7 +67,9 @@ class Predictor:
         torch.set_num_threads(job.cluster.cpus_per_worker)
         self.job = job
         self.model = model
-        self.localizer: Localizer = Localizer(resolve(model, tracking_uri), batch_size=job.batch_size)
+        self.localizer: Localizer = Localizer(
+            resolve(model, tracking_uri), device=device, batch_size=job.batch_size
+        )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Localize a batch of Ray Data's: columns ``path`` and ``name`` in, columns of the table out."""
@@ -130,7 +134,7 @@ def run(job: spec.PredictJob, *, fresh: bool) -> None:
     tracking_uri = resolve_uri(job.tracking)
     model = pin(job.model, tracking_uri)
     resolve(model, tracking_uri)
-    images = find_images(Path(job.input))
+    images = find_images(Path(job.input), Path(job.output))
     with cluster.connect(job.cluster) as place:
         _require_room_to_read(place)
         output = _output_folder(job, fresh)
@@ -163,45 +167,72 @@ def _require_room_to_read(place: cluster.Cluster) -> None:
         )
 
 
-def find_images(source: Path) -> list[Prediction]:
-    """The images of a folder, at any depth, or of a list file with one path a line (relative to the list).
+def find_images(source: Path, output: Path) -> list[Prediction]:
+    """The images to localize.
+
+    Args:
+        source: a folder, searched at any depth; an image; or a list file with a path a line, relative to the list.
+        output: what lies in this folder is left out: an earlier job's pictures.
 
     Raises:
-        UserError: if there is no such folder or list, or no image in it.
+        UserError: if there is no such folder, list or image, or no image in it.
     """
     if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths = [path for path in found if not path.is_relative_to(output)]
         names = [path.relative_to(source) for path in paths]
+    elif source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
+        paths, names = [source], [Path(source.name)]
     elif source.is_file():
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-        names = [Path(line) for line in lines if line]
-        paths = [source.parent / name for name in names]
-        names = [Path(*(part for part in name.parts if part not in ("..", name.anchor))) for name in names]
+        paths = [source.parent / line for line in _lines(source)]
+        names = [Path(os.path.relpath(path, source.parent)) for path in paths]
     else:
-        raise UserError(
-            f"input = {source}: there is no such folder or list; name the folder that holds the images"
-        )
+        raise UserError(f"input = {source}: there is no such folder, image or list of images")
     if not paths:
-        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"input = {source}: no image in it; images end in {kinds}")
-    stems = Counter(name.with_suffix("") for name in names)
-    return [
-        # a.jpg and a.png keep their endings, so that one does not overwrite the other's mask.
-        Prediction(str(path), str(name.with_suffix("") if stems[name.with_suffix("")] == 1 else name))
-        for path, name in zip(paths, names, strict=True)
-    ]
+        raise UserError(
+            f"input = {source}: no image in it; images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    unique = dict(zip(_result_names(names), paths, strict=True))
+    return [Prediction(str(path), name) for name, path in unique.items()]
+
+
+def _lines(source: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"input = {source}: neither a folder nor an image nor a list of images") from error
+    return [line for line in lines if line]
+
+
+def _result_names(names: Sequence[Path]) -> list[str]:
+    """What the results of images are called: no two alike, and none outside the output folder."""
+    inside = [Path(*("up" if part == ".." else part for part in name.parts)) for name in names]
+    stems = Counter(name.with_suffix("") for name in set(inside))
+    # a.jpg and a.png keep their endings.
+    return [str(name.with_suffix("") if stems[name.with_suffix("")] == 1 else name) for name in inside]
 
 
 def _output_folder(job: spec.PredictJob, fresh: bool) -> Path:
-    import shutil
+    """Make the output folder; what it holds must be an earlier job's.
 
+    Raises:
+        UserError: if it cannot be written, or holds folders of the same names that no job wrote.
+    """
     output = Path(job.output)
+    marker = output / JOB
+    parts = [output / "masks", output / "overlays"]
     try:
-        if fresh:
-            for part in ("masks", "overlays"):
-                shutil.rmtree(output / part, ignore_errors=True)
-            (output / TABLE).unlink(missing_ok=True)
+        foreign = [part for part in parts if part.exists() and not marker.exists()]
+        if foreign:
+            raise UserError(
+                f"output = {output}: {foreign[0]} is there, and not of a prediction; choose another folder."
+            )
         output.mkdir(parents=True, exist_ok=True)
+        marker.write_text(spec.to_yaml(job))
+        (output / TABLE).unlink(missing_ok=True)
+        if fresh:
+            for part in parts:
+                shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise UserError(f"output = {output}: cannot be written ({error.strerror or error})") from error
     return output
@@ -211,8 +242,9 @@ def _rows(
     job: spec.PredictJob, model: str, tracking_uri: str, images: list[Prediction], place: cluster.Cluster
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table as they come, in any order."""
+    device = "cuda" if place.use_gpu else "cpu"
     if place.address is None:
-        predictor = Predictor(job, model, tracking_uri)
+        predictor = Predictor(job, model, tracking_uri, device)
         for start in range(0, len(images), job.batch_size):
             yield from predictor.predict(images[start : start + job.batch_size])
         return
@@ -224,7 +256,7 @@ def _rows(
     data = ray.data.from_items([vars(image) for image in images], override_num_blocks=blocks)
     results = data.map_batches(
         Predictor,
-        fn_constructor_args=(job, model, tracking_uri),
+        fn_constructor_args=(job, model, tracking_uri, device),
         batch_size=job.batch_size,
         compute=ray.data.ActorPoolStrategy(size=place.workers),
         num_cpus=place.cpus_per_worker,

@@ -52,12 +52,14 @@ class Reporter:
         self.path = path
         self._last_step = 0.0
 
+    def due(self) -> bool:
+        """Whether the next step is worth a report: one a second is enough."""
+        return time.monotonic() - self._last_step >= SECONDS_BETWEEN_STEPS
+
     def step(self, text: str, done: float) -> None:
-        """Report a step; most are left out, one a second is enough."""
-        now = time.monotonic()
-        if now - self._last_step >= SECONDS_BETWEEN_STEPS:
-            self._last_step = now
-            self._append(Event(text, done, milestone=False))
+        """Report a step."""
+        self._last_step = time.monotonic()
+        self._append(Event(text, done, milestone=False))
 
     def milestone(self, text: str, done: float) -> None:
         """Report something that shall stay on the screen."""

@@ -40,7 +40,7 @@ def decide(client: MlflowClient, candidate: ModelVersion, metric: str) -> None:
     _record(client, candidate, wins, reason)
     if not wins:
         return
-    winner = _settle(client, candidate, metric, set(promoted_before))
+    winner = _settle(client, candidate, metric, set(promoted_before) - {str(candidate.version)})
     if winner.version != candidate.version:
         reason = f"version {winner.version}, registered at the same time, has the better {metric}"
         _record(client, candidate, False, reason)
@@ -58,12 +58,21 @@ def _compare(candidate: ModelVersion, champion: ModelVersion | None, metric: str
         return False, f"{metric} is not a number"
     if champion is None or champion.version == candidate.version:
         return True, f"there was no other champion; {metric} {mine:.4f}"
+    if _data_of(candidate) != _data_of(champion):
+        return False, (
+            f"it was validated on other images than the champion, version {champion.version}: their {metric} cannot be "
+            "compared. Set the alias by hand, or register it under another name (tracking.model)"
+        )
     theirs = _score(champion, metric)
     if math.isnan(theirs):
         return False, f"the champion, version {champion.version}, has no {metric} to compare with"
     wins = mine > theirs
     relation = "above" if wins else "not above"
     return wins, f"{metric} {mine:.4f} is {relation} {theirs:.4f} of the champion, version {champion.version}"
+
+
+def _data_of(version: ModelVersion) -> str | None:
+    return version.tags.get("validation_fingerprint")
 
 
 def _settle(client: MlflowClient, candidate: ModelVersion, metric: str, known: set[str]) -> ModelVersion:
@@ -92,4 +101,5 @@ def _score(version: ModelVersion, metric: str) -> float:
 
 def _record(client: MlflowClient, version: ModelVersion, promoted: bool, reason: str) -> None:
     client.set_model_version_tag(version.name, version.version, _PROMOTED, str(promoted).lower())
+    # Last: a version without it is decided on again, if the job was killed in between.
     client.set_model_version_tag(version.name, version.version, _REASON, reason)

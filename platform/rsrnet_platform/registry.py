@@ -102,6 +102,8 @@ def register(
             facts = {**tags, **{key: str(value) for key, value in quality.items()}, _WEIGHTS_TAG: digest}
             version = _create_version(client, run, logged, config.model, facts)
             _describe(client, uri, run, card, version, quality)
+        if not version.description:
+            _describe(client, uri, client.get_run(run_id), card, version, metrics)
         if decision_of(version) is None:
             decide(client, version, BEST)
         return _summary(client, version)
@@ -214,6 +216,7 @@ model = mlflow.pyfunc.load_model("models:/{version.name}/{version.version}")
 masks = model.predict(images)  # uint8 (N, H, W, 3) to float32 (N, H, W), 1 = inharmonious
 
 mask = rsrnet.Localizer("models:/{version.name}/{version.version}")("composite.jpg")
+network = rsrnet.Localizer("models:/{version.name}/{version.version}").model  # torch.nn.Module
 ```
 """
     client.update_model_version(version.name, version.version, text)

@@ -14,12 +14,31 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from rsrnet_platform import spec
 from rsrnet_platform.errors import UserError
 
-MAY_CHANGE = ("cluster.", "data.loader_processes", "description", "tracking.model")
-"""Settings (by dotted path or its beginning) that may differ when a run goes on: they do not change its result."""
+MAY_CHANGE = ("cluster.", "data.loader_processes", "data.root", "description")
+"""Settings (by dotted path or its beginning) that may differ when a run goes on: where and how it computes."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a training found out about its images."""
+
+    fingerprint: str
+    """Of the training and validation images."""
+
+    val_fingerprint: str
+    """Of the validation images: scores on other images cannot be compared."""
+
+    train: int
+    val: int
+    """How many can be used."""
+
+    skipped: list[str]
+    """Paths of those that cannot, relative to the dataset."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,11 @@ class RunState:
     settings: dict[str, Any] = field(default_factory=dict)
     """The job's values by dotted path, as it was first started."""
 
-    mlflow_run_id: str | None = None
+    data: Data | None = None
+    """The images it was started with."""
+
+    attempt_id: str = ""
+    """Unique; the attempt's MLflow run is tagged with it."""
 
     model_uri: str | None = None
     """The registered version, once finished."""
@@ -52,6 +75,13 @@ class Run:
         """Name of the newest attempt, and of its folder inside the run's."""
         return f"attempt-{self.state.attempt}"
 
+    @property
+    def data(self) -> Data:
+        """The images of the newest attempt, which has begun."""
+        if self.state.data is None:
+            raise RuntimeError("the run has not begun")
+        return self.state.data
+
     def update(self, **changes: Any) -> None:
         """Change the state and write it, whole or not at all."""
         self.state = replace(self.state, **changes)
@@ -59,34 +89,34 @@ class Run:
         partial.write_text(json.dumps(asdict(self.state), indent=2))
         os.replace(partial, self._path)
 
-    def begin(self, job: spec.TrainJob, *, fresh: bool) -> None:
-        """Start the first attempt, a fresh one, or go on with the newest.
-
-        Raises:
-            UserError: if the run was started with other settings.
-        """
-        settings = spec.flatten(job)
+    def begin(self, job: spec.TrainJob, data: Data, *, fresh: bool) -> None:
+        """Start the first attempt or a fresh one; an attempt that goes on stays what it is."""
         if self.state.attempt and not fresh:
-            self._require_same(settings, job.name)
             return
         self.update(
             attempt=self.state.attempt + 1,
             status="running",
-            settings=settings,
-            mlflow_run_id=None,
+            settings=spec.flatten(job),
+            data=data,
+            attempt_id=uuid4().hex,
             model_uri=None,
         )
 
-    def _require_same(self, settings: dict[str, Any], name: str) -> None:
+    def require_same_settings(self, job: spec.TrainJob) -> None:
+        """Refuse to go on with a run under another job.
+
+        Raises:
+            UserError: naming every setting that differs.
+        """
         changed = [
-            f"{path}: {self.state.settings.get(path)!r}, now {value!r}"
-            for path, value in settings.items()
-            if not path.startswith(MAY_CHANGE) and self.state.settings.get(path) != value
+            f"{path}: {self.state.settings[path]!r}, now {value!r}"
+            for path, value in spec.flatten(job).items()
+            if not path.startswith(MAY_CHANGE) and self.state.settings.get(path, value) != value
         ]
         if changed:
             lines = "\n  ".join(changed)
             raise UserError(
-                f"The run {name!r} in {self.folder} was started with other settings:\n  {lines}\n"
+                f"The run {job.name!r} in {self.folder} was started with other settings:\n  {lines}\n"
                 "Give the job another name, or start over with --fresh."
             )
 
@@ -98,8 +128,9 @@ class Run:
         if not self._path.exists():
             return RunState()
         try:
-            return RunState(**json.loads(self._path.read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+            values = json.loads(self._path.read_text())
+            return RunState(**{**values, "data": values["data"] and Data(**values["data"])})
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self._path}: damaged ({error}). Remove the folder {self.folder}, or give the job another name."
             ) from error
@@ -128,4 +159,8 @@ def hold(storage: str, name: str) -> Iterator[Run]:
     try:
         yield Run(folder)
     finally:
+        if not (folder / "state.json").exists():
+            # A job that was refused leaves nothing behind.
+            (folder / "lock").unlink(missing_ok=True)
+            folder.rmdir()
         lock.release()

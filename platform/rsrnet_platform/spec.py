@@ -60,7 +60,7 @@ class TrainJob:
         require(
             self,
             name=(bool(_NAME.fullmatch(self.name)), _NAME_RULE),
-            storage=(bool(self.storage), "a folder or a URI"),
+            storage=(bool(self.storage) and "://" not in self.storage, "a folder that every worker reaches"),
         )
         if self.fit.batch_size < self.cluster.workers:
             allowed = f"at least one image for each of the {self.cluster.workers} workers"
@@ -74,7 +74,7 @@ class PredictJob:
     kind: Literal["predict"] = "predict"
 
     name: str
-    """What the run is called in the tracking store."""
+    """What the job is called."""
 
     model: str
     """Registered model, such as `models:/rsrnet@champion`, or the folder of a checkpoint."""
@@ -227,7 +227,10 @@ def _absolute(path: str) -> str:
     """An absolute path; a URI (`s3://bucket/x`, `models:/rsrnet@champion`) stays what it is."""
     if re.match(r"[a-z][a-z0-9+.-]*:/", path):
         return path
-    return str(Path.cwd() / Path(path).expanduser())
+    try:
+        return str(Path.cwd() / Path(path).expanduser())
+    except RuntimeError:
+        raise JobError("job", [f"{path}: there is no such user; write the path from the root on"]) from None
 
 
 def _plain(value: Any) -> Any:

@@ -51,7 +51,11 @@ class TrackingConfig:
         named = self.model is None or (bool(self.model.strip()) and not set("/:@'") & set(self.model))
         require(
             self,
-            uri=(self.uri is None or bool(self.uri.strip()), "a URI, a path, or null for the default store"),
+            uri=(
+                self.uri is None or (bool(self.uri.strip()) and not re.search(r"//[^/]*@", self.uri)),
+                "a URI, a path, or null for the default store; a name and password belong into "
+                "$MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD, never into a job file",
+            ),
             experiment=(bool(self.experiment.strip()), "a name"),
             model=(named, "a name without / : @ ' in it, or null to register nothing"),
         )
@@ -109,6 +113,17 @@ def prepare(config: TrackingConfig) -> str:
             _create_database(database)
         ensure_experiment(connect(uri), uri, config.experiment)
     return uri
+
+
+def probe(config: TrackingConfig) -> None:
+    """Make sure that a server answers, without writing anything anywhere; an embedded store is not looked at.
+
+    Raises:
+        TrackingError: if no server answers at the URI within seconds.
+    """
+    uri = resolve_uri(config)
+    if database_of(uri) is None:
+        connect(uri)
 
 
 def connect(uri: str) -> MlflowClient:

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import torch
@@ -102,47 +101,6 @@ class LocalHost:
         return max(self.checkpoints(), key=lambda folder: checkpoint.read_card(folder).metrics[engine.BEST])
 
 
-class RayHost:
-    """A worker of Ray Train."""
-
-    def __init__(self) -> None:
-        import ray.train
-        import ray.train.torch
-
-        context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self.device = ray.train.torch.get_device()
-
-    @contextmanager
-    def newest(self) -> Iterator[Path | None]:
-        """See :class:`Host`."""
-        import ray.train
-
-        newest = ray.train.get_checkpoint()
-        if newest is None:
-            yield None
-            return
-        with newest.as_directory() as folder:
-            yield Path(folder)
-
-    def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        """See :class:`Host`."""
-        import ray.train
-
-        if self.rank != 0:
-            ray.train.report(metrics)
-            return
-        with TemporaryDirectory() as folder:
-            write(Path(folder))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def train_on_ray(config: dict[str, Task]) -> None:
-    """Entry point of Ray Train's workers."""
-    train(config["task"], RayHost())
-
-
 def train(task: Task, host: Host) -> None:
     """Train one worker's part up to the last epoch, from the newest checkpoint if there is one."""
     job = task.job
@@ -150,7 +108,8 @@ def train(task: Task, host: Host) -> None:
     engine.seed_everything(job.fit.seed)
     with host.newest() as folder:
         model = RSRNet(job.model)
-        if folder is None:
+        if folder is None and host.rank == 0:
+            # The other ranks get rank 0's parameters when DDP wraps the model.
             engine.load_start(model, job.fit)
         training = engine.Training(model, job.fit, job.loss, size=job.data.size, device=host.device)
         if folder is not None:
@@ -169,22 +128,26 @@ def train(task: Task, host: Host) -> None:
             observer.epoch_done(training)
 
     training.run(
-        *loaders(job, train_set, val_set, host.rank, host.world_size),
+        *loaders(job, train_set, val_set, host),
         on_epoch=on_epoch,
         on_step=observer.step_done if observer else lambda progress: None,
     )
 
 
 def loaders(
-    job: TrainJob, train_set: list[Composite], val_set: list[Composite], rank: int, world_size: int
+    job: TrainJob, train_set: list[Composite], val_set: list[Composite], host: Host
 ) -> tuple[torch.utils.data.DataLoader, torch.utils.data.DataLoader]:
     """One rank's training and validation batches."""
-    data, fit = job.data, job.fit
+    data, fit, rank, world_size = job.data, job.fit, host.rank, host.world_size
     shard = ShardedBatches(len(train_set), fit.batch_size, rank, world_size, fit.seed)
     train = IHarmony4(data.root, train_set, TrainTransform(data.size), fit.seed)
     val = IHarmony4(data.root, val_set, EvalTransform(data.size))
     val_batches = evaluation_batches(len(val_set), ceil(fit.batch_size / world_size), rank, world_size)
-    return loader(train, shard, data.loader_processes), loader(val, val_batches, data.loader_processes)
+    pin_memory = host.device.type == "cuda"
+    return (
+        loader(train, shard, data.loader_processes, pin_memory=pin_memory),
+        loader(val, val_batches, data.loader_processes, pin_memory=pin_memory),
+    )
 
 
 class Observer:
@@ -205,7 +168,9 @@ class Observer:
             self.reporter.milestone(text, training.epoch / self.epochs)
 
     def step_done(self, progress: engine.Progress) -> None:
-        """Report how far the epoch is."""
+        """Report how far the epoch is, now and then: reading the loss waits for the device."""
+        if not self.reporter.due():
+            return
         epochs_done = progress.epoch - 1 + progress.step / progress.steps
         text = (
             f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "

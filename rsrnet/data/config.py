@@ -39,7 +39,8 @@ class DataConfig:
     """Side of the square that images and masks are resized to, in pixels (paper: 224)."""
 
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do with an image that cannot be decoded, has no mask or a mask of another size."""
+    """What to do when the check before the training finds an image that cannot be decoded, has no mask or one of
+    another size."""
 
     loader_processes: int = 2
     """Processes that read and augment images for each worker; 0: the worker itself."""
@@ -53,7 +54,7 @@ class DataConfig:
             val_fraction=(0 < self.val_fraction < 1, "a number above 0 and below 1"),
             test=(bool(self.test), "the name of a list"),
             subsets=_check_subsets(self.subsets),
-            size=(self.size >= 16, "a whole number, at least 16"),
+            size=(self.size >= 32, "a whole number, at least 32"),
             on_bad_image=(self.on_bad_image in ("stop", "skip"), "stop or skip"),
             loader_processes=(self.loader_processes >= 0, "a whole number, at least 0"),
         )

@@ -26,7 +26,11 @@ class Batch(TypedDict):
 
 
 def loader(
-    dataset: IHarmony4, batches: Iterable[list[int]] | Iterable[list[tuple[int, int]]], processes: int
+    dataset: IHarmony4,
+    batches: Iterable[list[int]] | Iterable[list[tuple[int, int]]],
+    processes: int,
+    *,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """Read batches, the same ones for any number of processes.
 
@@ -34,6 +38,7 @@ def loader(
         dataset: what to read from.
         batches: the indices of each batch, see :mod:`rsrnet.data.sampler`.
         processes: how many processes read ahead, one thread each; they live as long as the loader. 0: none.
+        pin_memory: whether batches go to a GPU, which copies them faster from pinned memory.
     """
     # Any: collating turns items into batches, which the types of DataLoader cannot say.
     batched: DataLoader[Any] = DataLoader(
@@ -41,7 +46,7 @@ def loader(
         batch_sampler=batches,
         num_workers=processes,
         persistent_workers=processes > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         # Its own generator: otherwise every epoch would take a draw from the global one.
         generator=torch.Generator(),
     )

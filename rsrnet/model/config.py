@@ -56,8 +56,9 @@ class RSRNetConfig:
             context=(self.context in ("conventional", "style"), "conventional or style"),
             upsampling=(self.upsampling in ("convex", "bilinear"), "convex or bilinear"),
             combination=(
-                self.combination in ("adaptive", "average", "decoder"),
-                "adaptive, average or decoder",
+                self.combination in ("adaptive", "average", "decoder")
+                and (self.reasoning != "none" or self.combination == "decoder"),
+                "adaptive, average or decoder; only decoder without a mask of the RSR module (reasoning: none)",
             ),
             hidden_init=(self.hidden_init in ("tanh", "zeros"), "tanh or zeros"),
         )

@@ -182,8 +182,9 @@ class Reasoning(nn.Module):
             self.update: nn.Module = ConvGRU(hidden_channels, input_channels)
             self.initial = nn.Conv2d(channels, hidden_channels, 1) if not self.zero_start else None
         else:
-            self.update = _conv_relu(input_channels, hidden_channels)
-            self.initial = None
+            # Without GRU: two convolutions, those of the residual, make the mask of X^k itself.
+            hidden_channels = input_channels
+            self.update, self.initial = nn.Identity(), None
         self.residual = nn.Sequential(
             nn.Conv2d(hidden_channels, channels, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -204,7 +205,7 @@ class Reasoning(nn.Module):
         logits = torch.zeros_like(features[:, :1], dtype=torch.float32)
         mask = torch.zeros_like(logits)
         upsampled = []
-        for _ in range(iterations or self.iterations):
+        for _ in range(self.iterations if iterations is None else iterations):
             inputs = [self.mask_conv(mask)]
             if directions is not None and self.similarity_conv is not None:
                 prototype = background_prototype(style, mask)
@@ -246,7 +247,7 @@ class SimilarityReasoning(nn.Module):
         directions = local_directions(style, (0,))
         mask = torch.zeros_like(style[:, :1], dtype=torch.float32)
         upsampled = []
-        for _ in range(iterations or self.iterations):
+        for _ in range(self.iterations if iterations is None else iterations):
             prototype = background_prototype(style, mask)
             mask = (1 - similarity_map(directions, prototype)).clamp(0, 2) / 2
             upsampled.append(bilinear_upsampling(mask))

@@ -19,7 +19,7 @@ COMPOSITES_PER_VIEW = 4
 _ATTEMPTS = 40
 _REFERENCES_PER_MASK = 8
 
-_CHANGE_BOUNDS = (12.0, 90.0)
+_CHANGE_BOUNDS = (20.0, 90.0)
 """Mean absolute change of the foreground in grey levels: below, nobody sees it; above, nobody believes it."""
 
 _CONTRAST_BOUNDS = (0.4, 2.0)
@@ -79,6 +79,7 @@ def compose_view(
     Raises:
         CompositionError: if no acceptable composite is found.
     """
+    # A photograph that has to lend itself colours lends those of another light.
     # Its own mask would lend the photograph the colours that it has: a crop of it and a drawn region do not.
     lenders = references or (replace(photograph, mask=None),)
     for _ in range(_ATTEMPTS):
@@ -89,7 +90,7 @@ def compose_view(
         while len(composites) < count:
             number, wanted = len(masks) + 1, min(per_mask, count - len(composites))
             masks[number] = draw_region(real, rng) if own_mask is None else own_mask
-            made = _recoloured(real, masks[number], lenders, wanted, size, rng)
+            made = _recoloured(real, masks[number], lenders, wanted, size, rng, vary or not references)
             if len(made) < wanted:
                 break
             composites += [Composite(number, transfer, image) for transfer, image in made.items()]
@@ -108,6 +109,7 @@ def _recoloured(
     wanted: int,
     size: int,
     rng: np.random.Generator,
+    vary: bool,
 ) -> dict[int, Image]:
     """Recolour one region with different transfers, each after a reference region of its own."""
     waiting = [int(number) for number in rng.permutation(list(TRANSFERS))]
@@ -116,7 +118,7 @@ def _recoloured(
         if len(made) == wanted:
             break
         number = waiting.pop(0)
-        reference, reference_mask = _draw_reference(references, size, rng)
+        reference, reference_mask = _draw_reference(references, size, rng, vary)
         image = TRANSFERS[number](real, mask, reference, reference_mask, rng)
         if is_plausible(real[mask], image[mask]):
             made[number] = image
@@ -147,11 +149,10 @@ def _at_limit(colours: Image) -> Mask:
 
 
 def _draw_reference(
-    references: Sequence[Photograph], size: int, rng: np.random.Generator
+    references: Sequence[Photograph], size: int, rng: np.random.Generator, vary: bool
 ) -> tuple[Image, Mask]:
     # Colours have no need of detail: half the size is several times faster.
-    # Developed anew, because a split of one or two photographs has few colours to lend.
-    image, mask = _draw_view(references[int(rng.integers(len(references)))], size // 2, rng, vary=True)
+    image, mask = _draw_view(references[int(rng.integers(len(references)))], size // 2, rng, vary)
     return image, draw_region(image, rng) if mask is None else mask
 
 

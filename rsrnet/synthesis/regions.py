@@ -12,7 +12,7 @@ from rsrnet.synthesis.transfers import Image, Mask
 SMALLEST_SHARE, LARGEST_SHARE = 0.01, 0.5
 """Bounds of a region's share of the image's area (iHarmony4's localization lists keep at most half)."""
 
-_TARGET_SHARE = (0.015, 0.45)
+_TARGET_SHARE = (0.03, 0.48)
 _ATTEMPTS = 4
 _SUPERPIXEL_CHANCE = 0.6
 
@@ -46,8 +46,8 @@ def draw_region(image: Image, rng: np.random.Generator) -> Mask:
 
 def _draw_share(rng: np.random.Generator) -> float:
     """A share of the area; small ones are more frequent, as among photographed objects."""
-    low, high = np.log(_TARGET_SHARE)
-    return float(np.exp(rng.uniform(low, high)))
+    low, high = np.sqrt(_TARGET_SHARE)
+    return float(rng.uniform(low, high) ** 2)
 
 
 def _superpixels(image: Image, share: float, rng: np.random.Generator) -> Mask:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import rsrnet
 from rsrnet.data.errors import BadDataError
-from rsrnet_platform import cli, spec
+from rsrnet_platform import cli, errors, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.store import TrackingError
 
@@ -97,12 +97,12 @@ def test_our_faults_keep_their_traceback(job: Path, monkeypatch: pytest.MonkeyPa
         cli.main(["run", str(job)])
 
 
-@pytest.mark.parametrize("name", sorted(cli.USER_ERRORS))
+@pytest.mark.parametrize("name", sorted(errors.USER_ERRORS))
 def test_every_users_error_exists(name: str) -> None:
     module, _, cls = name.rpartition(".")
     found = getattr(pytest.importorskip(module), cls)
     assert issubclass(found, Exception)
-    assert cli.is_user_error(found.__new__(found))
+    assert errors.is_user_error(found.__new__(found))
 
 
 def test_bad_job_is_refused_by_the_program_with_all_its_problems(job: Path) -> None:

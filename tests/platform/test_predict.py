@@ -120,7 +120,7 @@ def test_the_champion_is_found_by_its_alias_and_recorded_by_its_version(make_job
         ("model=models:/nobody@champion", "no model 'nobody'"),
         ("model=models:/rsrnet@runner-up", "has no alias 'runner-up'"),
         ("model={tmp}/nowhere", "has no model.safetensors and config.json"),
-        ("input={tmp}/nowhere", "there is no such folder or list"),
+        ("input={tmp}/nowhere", "there is no such folder, image or list"),
         ("input={tmp}/empty", "no image in it"),
         ("output=/proc/out", "output = /proc/out: cannot be written"),
         ("threshold=1.5", "threshold = 1.5"),
