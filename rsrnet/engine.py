@@ -167,7 +167,10 @@ class Training:
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return self.model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids=devices)
+        # The same parameters take part in every step, so DDP may plan ahead; its buckets hold the gradients.
+        return DistributedDataParallel(
+            self.model, device_ids=devices, static_graph=True, gradient_as_bucket_view=True
+        )
 
     def _train_epoch(
         self, network: nn.Module, loader: DataLoader, clock: _Clock, on_step: Callable[[Progress], None]

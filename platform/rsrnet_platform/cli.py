@@ -15,7 +15,7 @@ from rich.text import Text
 
 import rsrnet
 from rsrnet_platform import spec
-from rsrnet_platform.cluster import connect, settle_environment
+from rsrnet_platform.cluster import foresee, settle_environment
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.store import resolve_uri
 from rsrnet_platform.terminal import console
@@ -76,7 +76,10 @@ def run(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all, print the resolved job, and start nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Check the file and the room for it, print it resolved, start nothing."
+        ),
     ] = False,
 ) -> None:
     """Run a job file: training, prediction, whatever its `kind` is."""
@@ -89,9 +92,8 @@ def run(
 
 def _describe(job: spec.Job) -> None:
     """The resolved job on the standard output, where it can become a file; what it would use beside it."""
-    with connect(job.cluster) as cluster:
-        console.print(Text(f"Computes with {cluster}."))
-    console.print(Text(f"Tracked in {resolve_uri(job.tracking)}."))
+    console.print(f"Computes with {foresee(job.cluster)}.")
+    console.print(f"Tracked in {resolve_uri(job.tracking)}.")
     typer.echo(spec.to_yaml(job), nl=False)
 
 

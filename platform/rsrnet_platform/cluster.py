@@ -140,6 +140,24 @@ def connect(config: ClusterConfig) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+def foresee(config: ClusterConfig) -> Cluster:
+    """Where a job would compute; :func:`connect` without starting anything.
+
+    Raises:
+        UserError: as :func:`connect`.
+    """
+    settle_environment()
+    if config.workers == 0 or _find(config) is not None:
+        with connect(config) as cluster:
+            return cluster
+    import torch
+    from ray._private.utils import get_num_cpus
+
+    nodes = (Node(int(get_num_cpus()), torch.cuda.device_count()),)
+    use_gpu = check_resources(config, nodes, "this machine")
+    return Cluster("local", True, nodes, config.workers, config.cpus_per_worker, use_gpu)
+
+
 def settle_environment() -> None:
     """Set what Ray reads from the environment, unless the user did; before anything imports it."""
     for name, value in _SETTINGS.items():

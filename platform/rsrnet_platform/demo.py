@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -20,6 +22,7 @@ from rsrnet.data.transforms import EvalTransform
 from rsrnet.metrics import RAW, MetricSums, image_metrics
 from rsrnet_platform import cluster, lookup, predict, spec, train
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.pictures import pixels
 from rsrnet_platform.store import resolve_uri
 from rsrnet_platform.terminal import console
 
@@ -40,15 +43,18 @@ def main() -> None:
     _make_sample(Path(training.data.root))
     output = Path(HOME).expanduser() / "demo"
     held_out = Path(training.data.root) / training.data.test
-    prediction = cast(spec.PredictJob, _job("predict.yaml", f"input={held_out}", f"output={output}"))
+    model = f"models:/{training.tracking.model}@champion"
+    changes = (f"model={model}", f"input={held_out}", f"output={output}")
+    prediction = cast(spec.PredictJob, _job("predict.yaml", *changes))
     with cluster.connect(training.cluster):
         train.run(training, fresh=False)
         predict.run(prediction, fresh=False)
     uri = resolve_uri(training.tracking)
     scores = compare(training, lookup.resolve(prediction.model, uri))
-    console.print(_table(scores, training.data.size))
+    Console(highlight=False).print(_table(scores, training.data.size))
     console.print(f"Pictures of the predicted regions: {output / 'overlays'}")
-    console.print(f"MLflow, with every run, picture and model: .venv/bin/mlflow ui --backend-store-uri {uri}")
+    see = uri if uri.startswith("http") else f".venv/bin/mlflow ui --backend-store-uri {uri}"
+    console.print(f"MLflow, with every run, picture and model: {see}")
 
 
 def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]:
@@ -69,11 +75,9 @@ def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]
     model = checkpoints.load_model(checkpoint)
     methods: dict[str, Localize] = {
         "RSRNet": lambda image: model(image[None]).m_fnl[0, 0].numpy(),
-        "2-means of colours": lambda image: two_means(_pixels(image)),
-        "all foreground": lambda image: all_foreground(_pixels(image)),
+        "2-means of colours": lambda image: two_means(pixels(image[None])[0]),
+        "all foreground": lambda image: all_foreground(pixels(image[None])[0]),
     }
-    import torch
-
     test = read_list(job.data.root, job.data.test, job.data.subsets)
     batches = evaluation_batches(len(test), 1, rank=0, world_size=1)
     images = loader(IHarmony4(job.data.root, test, EvalTransform(job.data.size)), batches, processes=0)
@@ -105,11 +109,6 @@ def _make_sample(root: Path) -> None:
         )
         bar.update(task, completed=bar.tasks[task].total)
     console.print(f"Sample dataset: {report.root}{' (already there)' if report.reused else ''}")
-
-
-def _pixels(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] to (H, W, 3) uint8."""
-    return (image * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 def _table(scores: dict[str, dict[str, float]], size: int) -> Table:

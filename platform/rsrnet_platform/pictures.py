@@ -42,7 +42,7 @@ class Pictures:
         """Pictures by file name: the grid of masks and, where there is an RSR module, the strip of K masks."""
         model.eval()
         output = model(self.images.to(device))
-        inputs = _pixels(self.images)
+        inputs = pixels(self.images)
         masks = [_planes(mask) for mask in (self.truth, output.m_rsr, output.m_dec, output.m_fnl)]
         rows = [[inputs[i], *(column[i] for column in masks)] for i in range(len(inputs))]
         pictures = {"masks.png": comparison(rows, TITLES)}
@@ -51,7 +51,7 @@ class Pictures:
         return pictures
 
 
-def _pixels(images: Tensor) -> np.ndarray:
+def pixels(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in [0, 1] to (B, H, W, 3) uint8."""
     return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
 

@@ -12,6 +12,7 @@ Every file appears whole or not at all.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections import Counter
@@ -252,6 +253,7 @@ def _rows(
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     blocks = min(len(images), 4 * place.workers)
     data = ray.data.from_items([vars(image) for image in images], override_num_blocks=blocks)
     results = data.map_batches(

@@ -95,15 +95,14 @@ def register(
         client = open_client(uri)
         _ensure_model(client, config.model)
         version = _find(client, config.model, run_id, digest)
+        quality = {key: value for key, value in metrics.items() if key.startswith(_QUALITY)}
         if version is None:
             run = client.get_run(run_id)
             logged = _log_model(client, run, checkpoint, card, config.model, metrics)
-            quality = {key: value for key, value in metrics.items() if key.startswith(_QUALITY)}
             facts = {**tags, **{key: str(value) for key, value in quality.items()}, _WEIGHTS_TAG: digest}
             version = _create_version(client, run, logged, config.model, facts)
-            _describe(client, uri, run, card, version, quality)
         if not version.description:
-            _describe(client, uri, client.get_run(run_id), card, version, metrics)
+            _describe(client, uri, client.get_run(run_id), card, version, quality)
         if decision_of(version) is None:
             decide(client, version, BEST)
         return _summary(client, version)

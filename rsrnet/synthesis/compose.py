@@ -14,7 +14,7 @@ from rsrnet.synthesis.regions import draw_region
 from rsrnet.synthesis.transfers import TRANSFERS, Image, Mask
 
 COMPOSITES_PER_VIEW = 4
-"""Composites that share a view: four drawn regions with a transfer each, or the own mask with all four."""
+"""The most composites of one view: drawn regions with a transfer each, or the own mask with all four."""
 
 _ATTEMPTS = 40
 _REFERENCES_PER_MASK = 8

@@ -103,11 +103,13 @@ def _views(
     photos: tuple[Photograph, ...], index: int, composites: int, config: SampleConfig, split_index: int
 ) -> Iterator[Job]:
     others = photos[index + 1 :] + photos[:index]
-    for view, start in enumerate(range(0, composites, COMPOSITES_PER_VIEW)):
+    # Every drawn region gets a crop of its own; photographs with their own mask have but one view.
+    per_view = 1 if photos[index].mask is None else COMPOSITES_PER_VIEW
+    for view, start in enumerate(range(0, composites, per_view)):
         # Every photograph gets its turn to lend colours, though a view has only a few to choose from.
         turn = view % len(others) if others else 0
         references = (others[turn:] + others[:turn])[:_REFERENCES_PER_VIEW]
-        count = min(COMPOSITES_PER_VIEW, composites - start)
+        count = min(per_view, composites - start)
         seed = np.random.SeedSequence(config.seed, spawn_key=(split_index, index, view))
         yield Job(
             photos[index], references, view, count, config.size, seed, vary=SPLITS[split_index] == "train"

@@ -12,9 +12,9 @@ from rsrnet.synthesis.transfers import Image, Mask
 SMALLEST_SHARE, LARGEST_SHARE = 0.01, 0.5
 """Bounds of a region's share of the image's area (iHarmony4's localization lists keep at most half)."""
 
-_TARGET_SHARE = (0.03, 0.48)
+_TARGET_SHARE = (0.015, 0.35)
 _ATTEMPTS = 4
-_SUPERPIXEL_CHANCE = 0.6
+_SUPERPIXEL_CHANCE = 0.4
 
 
 def draw_region(image: Image, rng: np.random.Generator) -> Mask:
@@ -52,7 +52,7 @@ def _draw_share(rng: np.random.Generator) -> float:
 
 def _superpixels(image: Image, share: float, rng: np.random.Generator) -> Mask:
     """Neighbouring superpixels, grown from a random one until they cover the share."""
-    count, compactness = int(rng.integers(30, 120)), float(rng.uniform(2, 15))
+    count, compactness = int(rng.integers(20, 80)), float(rng.uniform(8, 30))
     labels = slic(
         _roughened(image, rng), n_segments=count, compactness=compactness, max_num_iter=5, start_label=0
     )
@@ -60,7 +60,7 @@ def _superpixels(image: Image, share: float, rng: np.random.Generator) -> Mask:
     channels = (np.bincount(labels.ravel(), weights=image[..., c].ravel()) for c in range(3))
     colours = np.stack(list(channels), axis=1) / sizes[:, None]
     adjacent = _adjacency(labels, len(sizes))
-    tolerance = float(rng.uniform(10, 60))
+    tolerance = float(rng.uniform(40, 200))
     chosen = np.zeros(len(sizes), dtype=bool)
     chosen[labels[tuple(rng.integers(0, side) for side in labels.shape)]] = True
     while sizes[chosen].sum() < share * labels.size:
