@@ -167,10 +167,8 @@ class Training:
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return self.model
         devices = [self.device] if self.device.type == "cuda" else None
-        # The same parameters take part in every step, so DDP may plan ahead; its buckets hold the gradients.
-        return DistributedDataParallel(
-            self.model, device_ids=devices, static_graph=True, gradient_as_bucket_view=True
-        )
+        # Not static_graph: DDP does not look into a dataclass for the outputs, and the first step would go unreduced.
+        return DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
 
     def _train_epoch(
         self, network: nn.Module, loader: DataLoader, clock: _Clock, on_step: Callable[[Progress], None]

@@ -181,12 +181,20 @@ def _random_crop(image: Image, size: int, rng: np.random.Generator) -> Image:
 
 
 def _developed_anew(view: Image, rng: np.random.Generator) -> Image:
-    """The whole view in another light: hue turned, saturation and brightness changed."""
+    """The whole view in another light: hue turned, saturation and brightness changed; a grey one is toned."""
+    if (view == view[..., :1]).all():
+        view = _toned(view, rng)
     hsv = rgb2hsv(view)
     hsv[..., 0] = (hsv[..., 0] + rng.random()) % 1
     hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(*_SATURATION_FACTORS), 0, 1)
     hsv[..., 2] **= np.exp(rng.uniform(-1, 1) * _LARGEST_LOG_GAMMA)
     return (hsv2rgb(hsv) * 255).round().astype(np.uint8)
+
+
+def _toned(view: Image, rng: np.random.Generator) -> Image:
+    """A grey view between two colours of its own, one for the shadows and one for the lights."""
+    dark, light = rng.uniform(0, 0.4, 3), rng.uniform(0.6, 1, 3)
+    return ((dark + (light - dark) * (view / 255)) * 255).round().astype(np.uint8)
 
 
 def _fitted(image: Image, mask: Mask, size: int) -> tuple[Image, Mask]:

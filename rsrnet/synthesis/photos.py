@@ -69,6 +69,15 @@ _BUILT_IN = {
     "china": _BuiltIn(
         "train", "sklearn.datasets.images", "china.jpg", "danielbuechele, CC BY 2.0; in scikit-learn"
     ),
+    "hubble": _BuiltIn(
+        "train", "skimage.data", "hubble_deep_field.jpg", "NASA, public domain; in scikit-image"
+    ),
+    "tissue": _BuiltIn("train", "skimage.data", "ihc.png", "no known restrictions; in scikit-image"),
+    "camera": _BuiltIn("train", "skimage.data", "camera.png", "Lav Varshney, CC0; in scikit-image"),
+    "brick": _BuiltIn("train", "skimage.data", "brick.png", "CC0Textures, CC0; in scikit-image"),
+    "grass": _BuiltIn("train", "skimage.data", "grass.png", "linolafett, CC0; in scikit-image"),
+    "gravel": _BuiltIn("train", "skimage.data", "gravel.png", "CC0Textures, CC0; in scikit-image"),
+    "coins": _BuiltIn("train", "skimage.data", "coins.png", "public domain; in scikit-image"),
     "coffee": _BuiltIn("val", "skimage.data", "coffee.png", "Rachel Michetti, CC0; in scikit-image"),
     "rocket": _BuiltIn("test", "skimage.data", "rocket.jpg", "SpaceX, public domain; in scikit-image"),
     "flower": _BuiltIn(
@@ -78,7 +87,7 @@ _BUILT_IN = {
 
 
 def built_in_photographs() -> dict[Split, tuple[Photograph, ...]]:
-    """Find the seven natural colour photographs that scikit-image and scikit-learn install.
+    """Find the photographs that scikit-image and scikit-learn install.
 
     Returns:
         The photographs of each split. No photograph is in two.

@@ -12,7 +12,7 @@ from rsrnet.synthesis.transfers import Image, Mask
 SMALLEST_SHARE, LARGEST_SHARE = 0.01, 0.5
 """Bounds of a region's share of the image's area (iHarmony4's localization lists keep at most half)."""
 
-_TARGET_SHARE = (0.015, 0.35)
+_TARGET_SHARE = (0.03, 0.48)
 _ATTEMPTS = 4
 _SUPERPIXEL_CHANCE = 0.4
 

@@ -152,3 +152,42 @@ def test_fewer_processors_than_needed_are_refused_not_waited_for(
     """Ray Data reads on a processor of its own; without one it would hang without a word."""
     with pytest.raises(UserError, match="workers"):
         predict.run(job(model, images, tmp_path / "out", cluster={"workers": 4}), fresh=False)
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(model, images, tmp_path) -> None:
+    truth = tmp_path / "data" / "masks" / "a.png"
+    truth.parent.mkdir(parents=True)
+    truth.write_bytes(b"ground truth")
+    for fresh in (False, True):
+        with pytest.raises(UserError, match="not of a prediction"):
+            predict.run(job(model, images, tmp_path / "data"), fresh=fresh)
+    assert truth.read_bytes() == b"ground truth"
+
+
+def test_fresh_removes_what_an_earlier_prediction_left(model, images, tmp_path) -> None:
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    (images / "a.jpg").unlink()
+    predict.run(job(model, images, tmp_path / "out"), fresh=True)
+    assert "a.jpg" not in table(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").rglob("*.png")) == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]
+
+
+def test_output_inside_the_input_is_not_localized_itself(model, images) -> None:
+    for _ in range(2):
+        predict.run(job(model, images, images / "out"), fresh=False)
+        assert len(table(images / "out")) == 5
+
+
+def test_one_image_is_enough(model, images, tmp_path) -> None:
+    predict.run(job(model, images / "a.png", tmp_path / "out"), fresh=False)
+    assert [row["mask"] for row in table(tmp_path / "out").values()] == ["masks/a.png"]
+
+
+def test_brackets_in_a_file_name_are_no_markup(model, images, tmp_path, capsys) -> None:
+    (images / "broken.jpg").rename(images / "broken [/x].jpg")
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    assert "broken [/x].jpg: cannot be decoded" in capsys.readouterr().err

@@ -81,6 +81,7 @@ def test_a_training_is_tracked_and_registered(make_job, history) -> None:
     best = max(history(job, "val/iou"), key=lambda point: (point[1], -point[0]))
     assert (card.epoch, card.metrics["val/iou"]) == best
     assert isinstance(checkpoint.load_model(folder), RSRNet)
+    assert isinstance(Localizer(folder).model, RSRNet)
     assert Localizer(folder)(np.zeros((30, 50, 3), np.uint8)).shape == (30, 50)
 
 
@@ -208,7 +209,7 @@ def test_bad_images_are_skipped_and_counted_if_the_job_says_so(make_job, history
         ("model.scales=[0, -1]", "model.scales"),
         ("fit.encoder_weights={tmp}/none.pth", "no such file"),
         ("tracking.uri=http://127.0.0.1:9", "no MLflow server answers at http://127.0.0.1:9"),
-        ("storage=s3://bucket/runs", "storage = s3://bucket/runs"),
+        ("storage=s3://bucket/runs", "storage = 's3://bucket/runs': a folder"),
         ("storage=/proc/runs", "storage = /proc/runs: cannot be written"),
     ],
 )
@@ -228,7 +229,9 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
     started = time.monotonic()
-    message = refusal(["run", str(train_file), "--set", "cluster.workers=9"], capsys)
+    message = refusal(
+        ["run", str(train_file), "--set", "cluster.workers=9", "--set", "fit.batch_size=12"], capsys
+    )
     assert "9 workers with 1 CPU each" in message
     assert "4 CPUs and 0 GPUs: room for 4" in message
     assert time.monotonic() - started < 30
@@ -305,3 +308,82 @@ def test_a_killed_driver_goes_on_when_started_again(ray_cluster, train_file, mak
     assert [step for step, _ in history(job, "train/loss")] == list(range(1, 9))
     state = json.loads(Path(job.storage, "squares", "state.json").read_text())
     assert state["status"] == "finished"
+
+
+@pytest.mark.ray
+def test_what_only_the_user_can_mend_is_not_tried_again(
+    ray_cluster, train_file, tmp_path, capsys, monkeypatch
+) -> None:
+    """A training that diverges ends at its first attempt, with one message."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    arguments = ["run", str(train_file), "--set", "cluster.workers=2", "--set", "fit.lr=1e30"]
+    assert "lower fit.lr" in refusal(arguments, capsys)
+    lines = (
+        (tmp_path / "runs/squares/attempt-1/progress.jsonl").read_text()
+        if list(tmp_path.rglob("*.jsonl"))
+        else ""
+    )
+    assert "Going on" not in lines
+    (run,) = runs_of(spec.load(train_file))
+    assert run.info.status == "FAILED"
+
+
+def test_changed_images_are_not_gone_on_with(make_job, squares, tmp_path, monkeypatch) -> None:
+    import shutil
+
+    from rsrnet_platform import worker
+
+    shutil.copytree(squares, data := tmp_path / "data")
+    job = make_job(data__root=data)
+    monkeypatch.setattr(worker.Observer, "epoch_done", lambda self, training: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.run(job, fresh=False)
+    shutil.copy(data / "Sample/masks/strain-001_1.png", data / "Sample/masks/strain-000_1.png")
+    with (data / "Sample/masks/strain-000_1.png").open("ab") as mask:
+        mask.write(b"more")
+    with pytest.raises(UserError, match="not the images that the run 'squares' was started with"):
+        train.run(job, fresh=False)
+
+
+def test_only_the_first_worker_imports_mlflow(make_job, tmp_path) -> None:
+    """A second worker trains and validates, and never touches the tracking store."""
+    script = tmp_path / "second.py"
+    script.write_text("""
+import sys
+from contextlib import nullcontext
+import torch
+from rsrnet_platform import spec
+from rsrnet_platform.worker import Task, train
+
+class SecondWorker:
+    rank, world_size, device = 1, 2, torch.device("cpu")
+    reported = 0
+    def newest(self):
+        return nullcontext(None)
+    def report(self, metrics, write):
+        self.reported += 1
+
+host = SecondWorker()
+train(Task(spec.load(sys.argv[1]), "sqlite:////nowhere/mlflow.db", "no-run", "/nowhere/progress.jsonl"), host)
+assert host.reported == 3
+assert not {"mlflow", "ray"} & set(sys.modules)
+""")
+    path = tmp_path / "job.yaml"
+    path.write_text(spec.to_yaml(make_job(cluster__workers=2)))
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'platform'}"}
+    done = subprocess.run(
+        [sys.executable, script, path], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_refused_job_leaves_nothing_behind(train_file, tmp_path, capsys) -> None:
+    refusal(["run", str(train_file), "--set", "tracking.uri=http://127.0.0.1:9"], capsys)
+    assert not list((tmp_path / "runs").glob("*"))
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_password_in_a_job_file_is_refused(train_file, capsys) -> None:
+    message = refusal(["run", str(train_file), "--set", "tracking.uri=http://me:secret@127.0.0.1"], capsys)
+    assert "MLFLOW_TRACKING_PASSWORD" in message

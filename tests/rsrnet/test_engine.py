@@ -21,7 +21,7 @@ from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.metrics import PUBLISHED, image_metrics
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.encoder import Encoder, WeightsError
-from rsrnet.model.network import RSRNet
+from rsrnet.model.network import ABLATIONS, RSRNet, ablation
 from rsrnet.recipe import FitConfig
 
 SIZE = 32
@@ -154,38 +154,70 @@ def test_start_weights_reach_the_encoder(tmp_path, recipe) -> None:
         )
 
 
-def _rank(rank: int, world_size: int, port: int, root: Path, config, recipe, out: Path) -> None:
+def spawn(target, world_size: int, *arguments) -> None:
+    """Run a function on every rank of a process group of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.start_processes(
+        _on_rank, (target, world_size, port, arguments), nprocs=world_size, start_method="spawn"
+    )
+
+
+def _on_rank(rank: int, target, world_size: int, port: int, arguments) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    engine.seed_everything(recipe.seed)
-    training = engine.Training(RSRNet(config), recipe, size=SIZE)
-    # Without batch statistics, which each rank takes from its own images, ranks must not change the result.
-    training.model.train = lambda mode=True: torch.nn.Module.train(training.model, False)  # type: ignore[method-assign]
-    training.run(*loaders(root, recipe, rank, world_size), on_epoch=lambda t: None)
-    if rank == 0:
-        torch.save({"history": training.history, "model": training.model.state_dict()}, out)
+    target(rank, world_size, *arguments)
     dist.destroy_process_group()
+
+
+def _train(
+    rank: int, world_size: int, root: Path, config, recipe, out: Path, frozen_statistics: bool
+) -> None:
+    training = start(config, recipe)
+    if frozen_statistics:
+        training.model.train = lambda mode=True: torch.nn.Module.train(training.model, False)  # type: ignore[method-assign]
+    training.run(
+        *loaders(root, recipe, rank, world_size),
+        on_epoch=lambda training: training.save(out) if rank == 0 else None,
+    )
 
 
 @pytest.mark.parametrize("batch_size", [4, 5])
 def test_ranks_share_the_global_batch(squares, tiny, recipe, tmp_path, batch_size) -> None:
-    """Two ranks take the steps of one, also where their shares of a batch are uneven."""
+    """Two ranks take the steps of one, also where their shares of a batch are uneven.
+
+    Batch statistics, which each rank takes from its own images, are left out.
+    """
     recipe = replace(recipe, epochs=2, batch_size=batch_size)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    results = []
     for world_size in (1, 2):
-        out = tmp_path / f"{world_size}.pt"
-        arguments = (world_size, port, squares, tiny, recipe, out)
-        mp.start_processes(_rank, arguments, nprocs=world_size, start_method="spawn")
-        results.append(torch.load(out, weights_only=True))
-    one, two = results
+        spawn(_train, world_size, squares, tiny, recipe, tmp_path / str(world_size), True)
+    one, two = (checkpoint.load_training(tmp_path / name)["history"] for name in ("1", "2"))
     for key in ("train/loss", "val/iou", "val/ap"):
-        assert [m[key] for m in one["history"]] == pytest.approx([m[key] for m in two["history"]], abs=1e-5)
-    for name, value in one["model"].items():
-        torch.testing.assert_close(two["model"][name], value, rtol=1e-3, atol=1e-5, msg=name)
+        assert [m[key] for m in one] == pytest.approx([m[key] for m in two], abs=1e-4)
+    expected = checkpoint.load_model(tmp_path / "1").state_dict()
+    for name, value in checkpoint.load_model(tmp_path / "2").state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_saved_model_is_the_one_that_all_ranks_validated(squares, tiny, recipe, tmp_path) -> None:
+    spawn(_train, 2, squares, tiny, replace(recipe, epochs=1), tmp_path, False)
+    _, val = loaders(squares, recipe)
+    alone = engine.evaluate(checkpoint.load_model(tmp_path), val, "cpu")
+    logged = checkpoint.read_card(tmp_path).metrics
+    assert {key: logged[key] for key in alone} == pytest.approx(alone, abs=1e-4)
+
+
+def _every_row(rank: int, world_size: int, root: Path, config, recipe) -> None:
+    for row in ABLATIONS:
+        training = start(ablation(row, config), recipe)
+        training.run(*loaders(root, recipe, rank, world_size), on_epoch=lambda training: None)
+        assert len(training.history) == 1
+
+
+def test_every_row_of_table_2_trains_on_two_ranks(squares, tiny, recipe) -> None:
+    spawn(_every_row, 2, squares, tiny, replace(recipe, epochs=1))
 
 
 def test_checkpoint_predicts_without_the_training_state(squares, tiny, recipe, tmp_path) -> None:
