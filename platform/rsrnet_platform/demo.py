@@ -112,7 +112,7 @@ def _make_sample(root: Path) -> None:
 
 
 def _table(scores: dict[str, dict[str, float]], size: int) -> Table:
-    table = Table(title=f"Held-out photographs, at {size} x {size} pixels, mean over the images")
+    table = Table(title=f"Held-out photographs, {size} x {size}")
     table.add_column("method")
     for column in ("AP", "F1", "IoU"):
         table.add_column(column, justify="right")

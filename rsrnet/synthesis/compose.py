@@ -60,8 +60,6 @@ def compose_view(
     count: int,
     size: int,
     rng: np.random.Generator,
-    *,
-    vary: bool = False,
 ) -> View:
     """Draw a view of a photograph, regions of it, and recolour them.
 
@@ -74,23 +72,21 @@ def compose_view(
         count: composites to make, at most ``COMPOSITES_PER_VIEW``.
         size: side of a crop, or longest side of a photograph with a mask, in pixels.
         rng: the source of randomness.
-        vary: whether to develop photographs without a mask anew, each crop in light and colours of its own.
 
     Raises:
         CompositionError: if no acceptable composite is found.
     """
-    # A photograph that has to lend itself colours lends those of another light.
     # Its own mask would lend the photograph the colours that it has: a crop of it and a drawn region do not.
     lenders = references or (replace(photograph, mask=None),)
     for _ in range(_ATTEMPTS):
-        real, own_mask = _draw_view(photograph, size, rng, vary)
+        real, own_mask = _draw_view(photograph, size, rng)
         masks: dict[int, Mask] = {}
         composites: list[Composite] = []
         per_mask = 1 if own_mask is None else len(TRANSFERS)
         while len(composites) < count:
             number, wanted = len(masks) + 1, min(per_mask, count - len(composites))
             masks[number] = draw_region(real, rng) if own_mask is None else own_mask
-            made = _recoloured(real, masks[number], lenders, wanted, size, rng, vary or not references)
+            made = _recoloured(real, masks[number], lenders, wanted, size, rng)
             if len(made) < wanted:
                 break
             composites += [Composite(number, transfer, image) for transfer, image in made.items()]
@@ -109,7 +105,6 @@ def _recoloured(
     wanted: int,
     size: int,
     rng: np.random.Generator,
-    vary: bool,
 ) -> dict[int, Image]:
     """Recolour one region with different transfers, each after a reference region of its own."""
     waiting = [int(number) for number in rng.permutation(list(TRANSFERS))]
@@ -118,7 +113,7 @@ def _recoloured(
         if len(made) == wanted:
             break
         number = waiting.pop(0)
-        reference, reference_mask = _draw_reference(references, size, rng, vary)
+        reference, reference_mask = _draw_reference(references, size, rng)
         image = TRANSFERS[number](real, mask, reference, reference_mask, rng)
         if is_plausible(real[mask], image[mask]):
             made[number] = image
@@ -149,21 +144,19 @@ def _at_limit(colours: Image) -> Mask:
 
 
 def _draw_reference(
-    references: Sequence[Photograph], size: int, rng: np.random.Generator, vary: bool
+    references: Sequence[Photograph], size: int, rng: np.random.Generator
 ) -> tuple[Image, Mask]:
     # Colours have no need of detail: half the size is several times faster.
-    image, mask = _draw_view(references[int(rng.integers(len(references)))], size // 2, rng, vary)
+    image, mask = _draw_view(references[int(rng.integers(len(references)))], size // 2, rng)
+    # In another light, because a split of one or two photographs has few colours to lend.
+    image = _developed_anew(image, rng)
     return image, draw_region(image, rng) if mask is None else mask
 
 
-def _draw_view(
-    photograph: Photograph, size: int, rng: np.random.Generator, vary: bool
-) -> tuple[Image, Mask | None]:
+def _draw_view(photograph: Photograph, size: int, rng: np.random.Generator) -> tuple[Image, Mask | None]:
     image = read_image(photograph.path)
     if photograph.mask is None:
         view, mask = _random_crop(image, size, rng), None
-        if vary:
-            view = _developed_anew(view, rng)
     else:
         view, mask = _fitted(image, read_mask(photograph.mask), size)
     if rng.random() < 0.5:
@@ -181,20 +174,12 @@ def _random_crop(image: Image, size: int, rng: np.random.Generator) -> Image:
 
 
 def _developed_anew(view: Image, rng: np.random.Generator) -> Image:
-    """The whole view in another light: hue turned, saturation and brightness changed; a grey one is toned."""
-    if (view == view[..., :1]).all():
-        view = _toned(view, rng)
+    """The whole view in another light: hue turned, saturation and brightness changed."""
     hsv = rgb2hsv(view)
     hsv[..., 0] = (hsv[..., 0] + rng.random()) % 1
     hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(*_SATURATION_FACTORS), 0, 1)
     hsv[..., 2] **= np.exp(rng.uniform(-1, 1) * _LARGEST_LOG_GAMMA)
     return (hsv2rgb(hsv) * 255).round().astype(np.uint8)
-
-
-def _toned(view: Image, rng: np.random.Generator) -> Image:
-    """A grey view between two colours of its own, one for the shadows and one for the lights."""
-    dark, light = rng.uniform(0, 0.4, 3), rng.uniform(0.6, 1, 3)
-    return ((dark + (light - dark) * (view / 255)) * 255).round().astype(np.uint8)
 
 
 def _fitted(image: Image, mask: Mask, size: int) -> tuple[Image, Mask]:

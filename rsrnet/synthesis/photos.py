@@ -59,7 +59,7 @@ class _BuiltIn:
 
 _BUILT_IN = {
     "astronaut": _BuiltIn("train", "skimage.data", "astronaut.png", "NASA, public domain; in scikit-image"),
-    "chelsea": _BuiltIn("train", "skimage.data", "chelsea.png", "Stefan van der Walt, CC0; in scikit-image"),
+    "chelsea": _BuiltIn("test", "skimage.data", "chelsea.png", "Stefan van der Walt, CC0; in scikit-image"),
     "motorcycle": _BuiltIn(
         "train",
         "skimage.data",
@@ -67,21 +67,16 @@ _BUILT_IN = {
         "Middlebury Stereo 2014, no licence given; in scikit-image",
     ),
     "china": _BuiltIn(
-        "train", "sklearn.datasets.images", "china.jpg", "danielbuechele, CC BY 2.0; in scikit-learn"
+        "val", "sklearn.datasets.images", "china.jpg", "danielbuechele, CC BY 2.0; in scikit-learn"
     ),
     "hubble": _BuiltIn(
         "train", "skimage.data", "hubble_deep_field.jpg", "NASA, public domain; in scikit-image"
     ),
     "tissue": _BuiltIn("train", "skimage.data", "ihc.png", "no known restrictions; in scikit-image"),
-    "camera": _BuiltIn("train", "skimage.data", "camera.png", "Lav Varshney, CC0; in scikit-image"),
-    "brick": _BuiltIn("train", "skimage.data", "brick.png", "CC0Textures, CC0; in scikit-image"),
-    "grass": _BuiltIn("train", "skimage.data", "grass.png", "linolafett, CC0; in scikit-image"),
-    "gravel": _BuiltIn("train", "skimage.data", "gravel.png", "CC0Textures, CC0; in scikit-image"),
-    "coins": _BuiltIn("train", "skimage.data", "coins.png", "public domain; in scikit-image"),
-    "coffee": _BuiltIn("val", "skimage.data", "coffee.png", "Rachel Michetti, CC0; in scikit-image"),
-    "rocket": _BuiltIn("test", "skimage.data", "rocket.jpg", "SpaceX, public domain; in scikit-image"),
+    "coffee": _BuiltIn("test", "skimage.data", "coffee.png", "Rachel Michetti, CC0; in scikit-image"),
+    "rocket": _BuiltIn("train", "skimage.data", "rocket.jpg", "SpaceX, public domain; in scikit-image"),
     "flower": _BuiltIn(
-        "test", "sklearn.datasets.images", "flower.jpg", "vultilion, CC BY 2.0; in scikit-learn"
+        "train", "sklearn.datasets.images", "flower.jpg", "vultilion, CC BY 2.0; in scikit-learn"
     ),
 }
 

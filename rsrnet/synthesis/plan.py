@@ -54,8 +54,6 @@ class Job:
     composites: int
     size: int
     seed: np.random.SeedSequence
-    vary: bool
-    """Whether crops get light and colours of their own: a few training photographs then stand for many."""
 
 
 def split_photographs(
@@ -111,6 +109,4 @@ def _views(
         references = (others[turn:] + others[:turn])[:_REFERENCES_PER_VIEW]
         count = min(per_view, composites - start)
         seed = np.random.SeedSequence(config.seed, spawn_key=(split_index, index, view))
-        yield Job(
-            photos[index], references, view, count, config.size, seed, vary=SPLITS[split_index] == "train"
-        )
+        yield Job(photos[index], references, view, count, config.size, seed)

@@ -222,7 +222,7 @@ def _write(root: Path, plan: dict[Split, list[Job]], map_: _Map, progress: Progr
 def _compose_and_save(folder: Path, job: Job) -> list[str]:
     """Compose one view, write its files and give the names of its composites."""
     rng = np.random.default_rng(job.seed)
-    view = compose_view(job.photograph, job.references, job.composites, job.size, rng, vary=job.vary)
+    view = compose_view(job.photograph, job.references, job.composites, job.size, rng)
     return _save(view, folder, f"{SUB_DATASET[0].lower()}{job.photograph.slug}-{job.view:03d}")
 
 
