@@ -12,7 +12,7 @@ from rsrnet.synthesis.transfers import Image, Mask
 SMALLEST_SHARE, LARGEST_SHARE = 0.01, 0.5
 """Bounds of a region's share of the image's area (iHarmony4's localization lists keep at most half)."""
 
-_TARGET_SHARE = (0.03, 0.48)
+_TARGET_SHARE = (0.03, 0.45)
 _ATTEMPTS = 4
 _SUPERPIXEL_CHANCE = 0.4
 
@@ -136,4 +136,5 @@ def _largest_part(region: Mask) -> Mask:
         return region
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    return np.isin(parts, np.flatnonzero(sizes >= 0.25 * sizes.max()))
+    two_largest = np.argsort(sizes)[-2:]
+    return np.isin(parts, two_largest[sizes[two_largest] >= 0.25 * sizes.max()])

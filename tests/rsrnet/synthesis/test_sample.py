@@ -16,9 +16,9 @@ from rsrnet.synthesis import PhotographError, SampleConfig, SampleError, build_s
 
 CONFIG = SampleConfig(train=18, val=3, test=6, size=48, seed=5)
 BUILT_IN = {
-    "train": {"astronaut", "chelsea", "motorcycle", "china"},
-    "val": {"coffee"},
-    "test": {"rocket", "flower"},
+    "train": {"astronaut", "motorcycle", "rocket", "flower", "hubble", "tissue"},
+    "val": {"china"},
+    "test": {"chelsea", "coffee"},
 }
 NAME = re.compile(r"Sample/composite_images/s([a-z0-9]+)-(\d{3})_(\d)_([1-4])\.jpg")
 
