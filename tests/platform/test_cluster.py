@@ -164,7 +164,7 @@ def environment(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     subprocess.run(["ray", "get-auth-token", "--generate"], env=environment, capture_output=True, check=True)
     gcs, dashboard, client, agent = _free_ports(4)
     # Unix sockets have short paths at most, so the folder cannot be one of pytest's.
-    temporary = Path(f"/tmp/rsrnet-{os.getpid()}")
+    temporary = Path(f"/tmp/rsrnet-head-{os.getpid()}")  # not the folder of the session's own cluster
     command = [
         "ray",
         "start",
