@@ -301,7 +301,9 @@ def valid(values: dict[str, Any], kind: str) -> spec.Job:
         except JobError as error:
             for problem in error.problems:
                 path = str(problem).split(" = ")[0]
-                values = {k: v for k, v in values.items() if k != path} | REQUIRED[kind]
+                # Two values may exclude each other: then the whole section goes back to its defaults.
+                dropped = path if path in values else path.rpartition(".")[0]
+                values = {k: v for k, v in values.items() if not k.startswith(dropped)} | REQUIRED[kind]
 
 
 @pytest.mark.parametrize("kind", sorted(spec.KINDS))
