@@ -204,6 +204,10 @@ def _parse(given: Mapping[str, Any], source: str, problems: Sequence[Problem | s
     job, found = build(KINDS[kind], given)
     if job is None or problems:
         raise JobError(source, [*problems, *found])
+    if re.search(r"//[^/]*@", job.tracking.uri or ""):
+        # Without the value: a job file is recorded with every run, and this message in logs.
+        remedy = "a name and password belong into $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
+        raise JobError(source, [f"tracking.uri: {remedy}, never into a job file"])
     return _with_absolute_paths(job)
 
 

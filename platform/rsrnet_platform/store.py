@@ -51,11 +51,7 @@ class TrackingConfig:
         named = self.model is None or (bool(self.model.strip()) and not set("/:@'") & set(self.model))
         require(
             self,
-            uri=(
-                self.uri is None or (bool(self.uri.strip()) and not re.search(r"//[^/]*@", self.uri)),
-                "a URI, a path, or null for the default store; a name and password belong into "
-                "$MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD, never into a job file",
-            ),
+            uri=(self.uri is None or bool(self.uri.strip()), "a URI, a path, or null for the default store"),
             experiment=(bool(self.experiment.strip()), "a name"),
             model=(named, "a name without / : @ ' in it, or null to register nothing"),
         )

@@ -387,3 +387,4 @@ def test_a_refused_job_leaves_nothing_behind(train_file, tmp_path, capsys) -> No
 def test_a_password_in_a_job_file_is_refused(train_file, capsys) -> None:
     message = refusal(["run", str(train_file), "--set", "tracking.uri=http://me:secret@127.0.0.1"], capsys)
     assert "MLFLOW_TRACKING_PASSWORD" in message
+    assert "secret" not in message
