@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -86,6 +87,12 @@ class RayCluster:
     """``http://host:port`` of the job API, for ``ray job submit --address ...``."""
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="session")
 def _ray_cluster_of_the_session() -> Iterator[RayCluster]:
     import ray
@@ -97,7 +104,11 @@ def _ray_cluster_of_the_session() -> Iterator[RayCluster]:
     cluster = Cluster()
     try:
         node = cluster.add_node(
-            num_cpus=4, num_gpus=0, object_store_memory=512 * 1024**2, include_dashboard=True
+            num_cpus=4,
+            num_gpus=0,
+            object_store_memory=512 * 1024**2,
+            include_dashboard=True,
+            dashboard_port=_free_port(),  # the usual one may be another cluster's
         )
         # Otherwise a bare `ray.init()` joins this cluster or starts its own, by the order of the tests.
         address_of_newest_cluster.unlink()
