@@ -87,10 +87,9 @@ class LocalHost:
         write(partial)
         epoch = checkpoint.read_card(partial).epoch
         partial.rename(self.folder / f"checkpoint-{epoch:06d}")
-        *older, newest = self.checkpoints()
-        for folder in older:
-            if folder != self.best() and folder != newest:
-                shutil.rmtree(folder)
+        kept = self.checkpoints()
+        for folder in set(kept) - {self.best(), kept[-1]}:
+            shutil.rmtree(folder)
 
     def checkpoints(self) -> list[Path]:
         """Folders of the checkpoints there are, oldest first."""
