@@ -101,7 +101,8 @@ def test_same_images_and_model_give_the_same_bytes(model, images, tmp_path) -> N
     written = []
     for name in ("one", "two"):
         predict.run(job(model, images, tmp_path / name), fresh=False)
-        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        # predict.yaml names the output folder, so it differs by right
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != predict.JOB)
         written.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
     assert written[0] == written[1]
 
@@ -188,6 +189,6 @@ def test_one_image_is_enough(model, images, tmp_path) -> None:
 
 
 def test_brackets_in_a_file_name_are_no_markup(model, images, tmp_path, capsys) -> None:
-    (images / "broken.jpg").rename(images / "broken [/x].jpg")
+    (images / "broken.jpg").rename(images / "broken [bold].jpg")
     predict.run(job(model, images, tmp_path / "out"), fresh=False)
-    assert "broken [/x].jpg: cannot be decoded" in capsys.readouterr().err
+    assert "broken [bold].jpg: cannot be decoded" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from rsrnet_platform.worker import duration
 
 def shown(path: Path, write, *, terminal: bool = False) -> str:
     output = io.StringIO()
-    with follow(path, Console(file=output, force_terminal=terminal, width=100)):
+    with follow(path, Console(file=output, force_terminal=terminal, width=100, highlight=False)):
         write()
         time.sleep(0.5)
     return output.getvalue()
