@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from dataclasses import replace
@@ -169,6 +170,10 @@ def _on_rank(rank: int, target, world_size: int, port: int, arguments) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     target(rank, world_size, *arguments)
+    # Gloo's threads end with the last reference to the group, which a DDP in a reference cycle holds; a process
+    # that leaves while they run, or while its peer still talks to it, is aborted now and then.
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 
