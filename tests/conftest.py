@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,20 @@ def ray_cluster(_ray_cluster_of_the_session: RayCluster) -> RayCluster:
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset in the published layout: grey noise with one tinted square; 12 train, 5 val, 5 test."""
     root = tmp_path_factory.mktemp("squares")
+    make_squares(root, lambda split, index: f"s{split}-{index:03d}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def squares_of_six_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with two training composites of each of six photographs: folds can be cut from it."""
+    root = tmp_path_factory.mktemp("squares")
+    make_squares(root, lambda split, index: f"s{split}{'abcdef'[index // 2]}-{index:03d}")
+    return root
+
+
+def make_squares(root: Path, stem_of: Callable[[str, int], str]) -> None:
+    """Make the dataset; ``stem_of`` names the image of a split's index in the published scheme."""
     for folder in ("composite_images", "masks", "real_images"):
         (root / "Sample" / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -145,10 +159,9 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask[top : top + 18, left : left + 18] = 255
             image = real.copy()
             image[..., 0] += (mask // 3).astype(np.uint8)
-            stem = f"s{split}-{index:03d}"
+            stem = stem_of(split, index)
             Image.fromarray(real).save(root / "Sample/real_images" / f"{stem}.jpg", quality=95)
             Image.fromarray(mask).save(root / "Sample/masks" / f"{stem}_1.png")
             Image.fromarray(image).save(root / "Sample/composite_images" / f"{stem}_1_1.jpg", quality=95)
             lines.append(f"Sample/composite_images/{stem}_1_1.jpg\n")
         (root / f"le50_{split}.txt").write_text("".join(lines))
-    return root

@@ -19,6 +19,7 @@ _INVALID = object()
 
 _ALLOWED = {
     "bool_type": "true or false",
+    "dict_type": "a section: keys and values",
     "finite_number": "a finite number",
     "float_type": "a number",
     "int_from_float": "a whole number",

@@ -20,7 +20,11 @@ from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.store import resolve_uri
 from rsrnet_platform.terminal import console
 
-RUNNERS = {"train": "rsrnet_platform.train:run", "predict": "rsrnet_platform.predict:run"}
+RUNNERS = {
+    "train": "rsrnet_platform.train:run",
+    "tune": "rsrnet_platform.tune:run",
+    "predict": "rsrnet_platform.predict:run",
+}
 """The function that runs each `kind:` of job, called as ``run(job, fresh=...)``."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -92,7 +96,12 @@ def run(
 
 def _describe(job: spec.Job) -> None:
     """The resolved job on the standard output, where it can become a file; what it would use beside it."""
-    console.print(f"Computes with {foresee(job.cluster)}.")
+    place = foresee(job.cluster)
+    if isinstance(job, spec.TuneJob):
+        with console.status("Timing a few training steps"):
+            console.print(str(resolve_name("rsrnet_platform.search.forecast:forecast")(job, place)))
+    else:
+        console.print(f"Computes with {place}.")
     console.print(f"Tracked in {resolve_uri(job.tracking)}.")
     typer.echo(spec.to_yaml(job), nl=False)
 

@@ -93,6 +93,11 @@ class Cluster:
     use_gpu: bool
 
     @property
+    def room(self) -> int:
+        """How many such workers fit at once."""
+        return _room(self.nodes, self.cpus_per_worker, self.use_gpu)
+
+    @property
     def resources_per_worker(self) -> dict[str, float]:
         """What Ray is asked for, for each worker."""
         return {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
@@ -109,13 +114,15 @@ class Cluster:
 
 
 @contextmanager
-def connect(config: ClusterConfig) -> Iterator[Cluster]:
+def connect(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Cluster]:
     """Attach to a cluster, or start one, for as long as the context lasts.
 
     A Ray connection that this process already has is used and left as it is.
 
     Args:
         config: what the job asks for.
+        dashboard: whether a cluster that is started here needs Ray's dashboard: Ray Train asks it whether the
+            controller of a group of workers still lives, and if not, frees what they hold.
 
     Yields:
         The cluster; it has the room that the job asks for.
@@ -134,7 +141,7 @@ def connect(config: ClusterConfig) -> Iterator[Cluster]:
         return
     address = _find(config)
     try:
-        _attach(ray, address) if address else _start(ray)
+        _attach(ray, address) if address else _start(ray, dashboard)
         yield _cluster(ray, config, started=address is None)
     finally:
         ray.shutdown()
@@ -229,14 +236,14 @@ def _attach(ray: Any, address: str) -> None:
         ) from error
 
 
-def _start(ray: Any) -> None:
+def _start(ray: Any, dashboard: bool) -> None:
     if not _has_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     paths = [str(folder.parent) for folder in _code()] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     # Ray's warning that it asks for a token now is about what we have just arranged.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    ray.init(address="local", **_INIT, include_dashboard=False)
+    ray.init(address="local", **_INIT, include_dashboard=dashboard)
 
 
 def _code() -> list[Path]:
@@ -276,9 +283,7 @@ def check_resources(config: ClusterConfig, nodes: tuple[Node, ...], where: str) 
         UserError: if they do not fit; it says what there is and what would fit.
     """
     use_gpu = _use_gpu(config, nodes, where)
-    room = sum(
-        min(node.cpus // config.cpus_per_worker, node.gpus if use_gpu else node.cpus) for node in nodes
-    )
+    room = _room(nodes, config.cpus_per_worker, use_gpu)
     if config.workers > room:
         asked = _count(config.cpus_per_worker, "CPU") + (" and a GPU" if use_gpu else "")
         remedies = [f"Set cluster.workers to {room}" if room else "Ask for less"]
@@ -290,6 +295,11 @@ def check_resources(config: ClusterConfig, nodes: tuple[Node, ...], where: str) 
             f"{_capacity(nodes)}: room for {room}.\n  {', or '.join(remedies)}."
         )
     return use_gpu
+
+
+def _room(nodes: tuple[Node, ...], cpus: int, use_gpu: bool) -> int:
+    """How many workers with so many CPUs, and a GPU if they use any, fit at once."""
+    return sum(min(node.cpus // cpus, node.gpus if use_gpu else node.cpus) for node in nodes)
 
 
 def _use_gpu(config: ClusterConfig, nodes: tuple[Node, ...], where: str) -> bool:

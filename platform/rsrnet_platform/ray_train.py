@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import ray.train.torch
@@ -64,7 +64,7 @@ def fit(task: Task, folder: Run, place: Cluster) -> Path:
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        raise _cause(error) from error
+        raise cause_of(error) from error
     best, _ = max(result.best_checkpoints or [], key=lambda kept: kept[1][BEST])
     return Path(best.path)
 
@@ -79,7 +79,7 @@ class StopOnUserError(UserCallback):
                 raise error
 
 
-def _cause(error: Exception) -> Exception:
+def cause_of(error: Exception) -> Exception:
     """The message for the user among the errors of workers and controller, where there is one."""
     failures = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
     causes = [cause for failure in failures for cause in (failure, getattr(failure, "__cause__", None))]
@@ -110,7 +110,11 @@ class RayHost:
         with newest.as_directory() as folder:
             yield Path(folder)
 
-    def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+    def repeat(self, metrics: dict[str, Any]) -> None:
+        """See :class:`rsrnet_platform.search.cross_validation.TrialHost`."""
+        ray.train.report(metrics)
+
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """See :class:`Host`."""
         if self.rank != 0:
             ray.train.report(metrics)

@@ -19,8 +19,17 @@ from uuid import uuid4
 from rsrnet_platform import spec
 from rsrnet_platform.errors import UserError
 
-MAY_CHANGE = ("cluster.", "data.loader_processes", "data.root", "description")
-"""Settings (by dotted path or its beginning) that may differ when a run goes on: where and how it computes."""
+MAY_CHANGE = (
+    "cluster.",
+    "data.loader_processes",
+    "data.root",
+    "description",
+    "refit",
+    "search.concurrent",
+    "search.trials",
+)
+"""Settings (by dotted path or its beginning) that may differ when a run goes on: where and how it computes, and how
+many trials a search has."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Run:
         partial.write_text(json.dumps(asdict(self.state), indent=2))
         os.replace(partial, self._path)
 
-    def begin(self, job: spec.TrainJob, data: Data, *, fresh: bool) -> None:
+    def begin(self, job: spec.TrainJob | spec.TuneJob, data: Data, *, fresh: bool) -> None:
         """Start the first attempt or a fresh one; an attempt that goes on stays what it is."""
         if self.state.attempt and not fresh:
             return
@@ -102,7 +111,7 @@ class Run:
             model_uri=None,
         )
 
-    def require_same_settings(self, job: spec.TrainJob) -> None:
+    def require_same_settings(self, job: spec.TrainJob | spec.TuneJob) -> None:
         """Refuse to go on with a run under another job.
 
         Raises:

@@ -7,7 +7,7 @@ once, beside its owner. A new kind of job is a dataclass in `KINDS` here and a f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
@@ -22,9 +22,11 @@ from rsrnet.loss_config import LossConfig
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.recipe import FitConfig
 from rsrnet_platform import strict_yaml
-from rsrnet_platform.checking import build, key_of
+from rsrnet_platform.checking import build, key_of, leaves
 from rsrnet_platform.cluster import ClusterConfig
 from rsrnet_platform.errors import JobError
+from rsrnet_platform.search import space
+from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.store import TrackingConfig
 
 FIRST_LINE = "#!/usr/bin/env -S PYTHONPATH=platform:${PYTHONPATH} python -m rsrnet_platform"
@@ -57,14 +59,62 @@ class TrainJob:
     """Folder of checkpoints and run states, one folder a run inside; every worker must reach it."""
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            name=(bool(_NAME.fullmatch(self.name)), _NAME_RULE),
-            storage=(bool(self.storage) and "://" not in self.storage, "a folder that every worker reaches"),
-        )
+        _require_name_and_storage(self)
         if self.fit.batch_size < self.cluster.workers:
             allowed = f"at least one image for each of the {self.cluster.workers} workers"
             raise ConfigError([Problem("fit.batch_size", self.fit.batch_size, allowed)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneJob:
+    """`kind: tune`: search settings of a training by cross-validation, then train with the best.
+
+    Everything but `space`, `search` and `refit` is the training's, as in `kind: train`; each trial changes the
+    searched settings of it.
+    """
+
+    kind: Literal["tune"] = "tune"
+
+    name: str
+    """Identity of the search: the same name goes on with the same search, a new one needs a new name."""
+
+    description: str = ""
+    """One line for people; recorded with the search."""
+
+    space: dict[str, Any]
+    """What varies, by dotted path: `grid`, `choice`, `uniform`, `loguniform` or `randint`."""
+
+    search: SearchConfig
+
+    refit: bool = True
+    """Whether to train with the best point on the whole training list afterwards, as run `NAME-refit`, and register
+    the result; it becomes champion only if it beats the current one."""
+
+    data: DataConfig
+    model: RSRNetConfig = field(default_factory=RSRNetConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    storage: str = "~/rsrnet/runs"
+    """Folder of searches and runs; every worker must reach it."""
+
+    def __post_init__(self) -> None:
+        _require_name_and_storage(self)
+        wrong = []
+        if self.cluster.workers == 0:
+            wrong.append(Problem("cluster.workers", 0, "at least 1: the trials of a search run on Ray"))
+        base = _training_values(self)
+        rules = _trial_rules(base)
+        known = [path for path, _ in leaves(TrainJob)]
+        wrong += build(TrainJob, base)[1] or space.problems(self.space, known, rules)
+        if not wrong:
+            domains = space.parse(self.space)
+            wrong = space.misfits(domains, self.search.algorithm)
+            wrong += space.clashes(domains, paper_values(domains), rules)
+        if wrong:
+            raise ConfigError(wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +159,9 @@ class PredictJob:
         )
 
 
-Job: TypeAlias = TrainJob | PredictJob
+Job: TypeAlias = TrainJob | TuneJob | PredictJob
 
-KINDS: dict[str, type[Job]] = {"train": TrainJob, "predict": PredictJob}
+KINDS: dict[str, type[Job]] = {"train": TrainJob, "tune": TuneJob, "predict": PredictJob}
 """The job of each `kind:`."""
 
 
@@ -152,6 +202,60 @@ def flatten(job: Job) -> dict[str, Any]:
     return dict(_leaves(_plain(job)))
 
 
+def training(job: TuneJob, point: Mapping[str, Any], name: str) -> TrainJob:
+    """The training job that a point of a search stands for.
+
+    Args:
+        job: the search.
+        point: value of each searched setting by its dotted path.
+        name: of the training.
+
+    Raises:
+        ConfigError: if the values, each allowed by itself, exclude each other.
+    """
+    built, found = build(TrainJob, _at(_training_values(job) | {"name": name}, point))
+    if built is None:
+        raise ConfigError(found)
+    return built
+
+
+def paper_values(paths: Iterable[str]) -> dict[str, Any]:
+    """The paper's value of each setting, by its dotted path; lists, not tuples."""
+    paper = flatten(TrainJob(name="paper", data=DataConfig(root="iHarmony4")))
+    return {path: paper[path] for path in paths}
+
+
+def _require_name_and_storage(job: TrainJob | TuneJob) -> None:
+    require(
+        job,
+        name=(bool(_NAME.fullmatch(job.name)), _NAME_RULE),
+        storage=(bool(job.storage) and "://" not in job.storage, "a folder that every worker reaches"),
+    )
+
+
+def _training_values(job: TuneJob) -> dict[str, Any]:
+    """The values of a search's training job, as a job file would give them."""
+    declared = {key_of(field.name) for field in fields_of(TrainJob)}
+    return {key: value for key, value in _plain(job).items() if key in declared} | {"kind": "train"}
+
+
+def _trial_rules(base: dict[str, Any]) -> space.Try:
+    return lambda point: build(TrainJob, _at(base, point))[1]
+
+
+def _at(values: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested values with those of a point."""
+    for path, value in point.items():
+        values = _changed(values, path, value)
+    return values
+
+
+def _changed(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of nested values with another one at a dotted path."""
+    key, _, rest = path.partition(".")
+    return {**values, key: _changed(values[key], rest, value) if rest else value}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         given = strict_yaml.read(path.read_text(encoding="utf-8"))
@@ -183,6 +287,8 @@ def _override(given: dict[str, Any], text: str) -> str | None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         return f"--set {text}: must have the form path.to.key=value"
+    if keys[0] == "space" and len(keys) > 1:
+        keys = ["space", ".".join(keys[1:])]  # the keys of a space are paths themselves
     section = given
     for key in keys[:-1]:
         if not isinstance(section.get(key), dict):
@@ -216,15 +322,20 @@ def _with_absolute_paths(job: Job) -> Job:
         return replace(
             job, model=_absolute(job.model), input=_absolute(job.input), output=_absolute(job.output)
         )
-    weights = job.fit.encoder_weights
-    return replace(
-        job,
-        data=replace(job.data, root=_absolute(job.data.root)),
-        fit=replace(
-            job.fit, encoder_weights=weights if weights in ("imagenet", "none") else _absolute(weights)
-        ),
-        storage=_absolute(job.storage),
-    )
+    changes: dict[str, Any] = {
+        "data": replace(job.data, root=_absolute(job.data.root)),
+        "fit": replace(job.fit, encoder_weights=_absolute_weights(job.fit.encoder_weights)),
+        "storage": _absolute(job.storage),
+    }
+    if isinstance(job, TuneJob) and (searched := job.space.get("fit.encoder_weights")):
+        ((kind, values),) = searched.items()
+        weights = {kind: [_absolute_weights(value) for value in values]}
+        changes["space"] = job.space | {"fit.encoder_weights": weights}
+    return replace(job, **changes)
+
+
+def _absolute_weights(weights: str) -> str:
+    return weights if weights in ("imagenet", "none") else _absolute(weights)
 
 
 def _absolute(path: str) -> str:

@@ -10,6 +10,7 @@ import getpass
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Tracker", "TrackingConfig", "TrackingError", "prepare", "resolve_uri"]
 
 T = TypeVar("T")
+
+ATTEMPT_TAG = "rsrnet.attempt"
+"""Tag of an MLflow run by which a job finds it again."""
 
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
@@ -50,32 +54,43 @@ class Tracker:
         self._ended = False
 
     @classmethod
-    def create(
+    def of_attempt(
         cls,
+        uri: str,
         config: TrackingConfig,
         name: str,
+        attempt: str,
         *,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         job_yaml: str,
     ) -> Self:
-        """Start a new run.
+        """The run of an attempt: a new one, or the same one again after an interruption.
 
         Args:
+            uri: the store, as :func:`prepare` returned it.
             config: the ``tracking`` section of the job.
             name: run name shown in the MLflow UI.
-            params: every parameter of the job by its dotted path; values are kept as text.
+            attempt: what the run is known by; unique.
+            params: every parameter of the job by its dotted path, kept as text; a run that goes on keeps its own.
             tags: what the run stands on, such as ``mlflow.source.git.commit`` (which the UI shows).
             job_yaml: resolved job file, kept as artifact ``job.yaml``.
 
         Raises:
             TrackingError: if the store cannot be used; no run is left open.
         """
-        uri = prepare(config)
         with explained(uri):
             client = open_client(uri)
-            experiment_id = ensure_experiment(client, uri, config.experiment)
-            run = client.create_run(experiment_id, run_name=name, tags={**_origin(), **tags})
+            experiment = ensure_experiment(client, uri, config.experiment)
+            found = client.search_runs([experiment], f"tags.`{ATTEMPT_TAG}` = '{attempt}'")
+        if found:
+            tracker = cls.attach(uri, found[0].info.run_id)
+            tracker.reopen(tags)
+            return tracker
+        with explained(uri):
+            run = client.create_run(
+                experiment, run_name=name, tags={**_origin(), **tags, ATTEMPT_TAG: attempt}
+            )
         tracker = cls(uri, run.info.run_id)
         try:
             tracker._log_params(params)
@@ -107,9 +122,13 @@ class Tracker:
     def reopen(self, tags: Mapping[str, str] | None = None) -> None:
         """Set the run to RUNNING again, with the tags that are new in this attempt (the Ray job id)."""
         self._call(self._client.update_run, self.run_id, status="RUNNING")
-        for key, value in (tags or {}).items():
-            self._call(self._client.set_tag, self.run_id, key, value)
+        self.set_tags(tags or {})
         self._ended = False
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or change tags of the run."""
+        for key, value in tags.items():
+            self._call(self._client.set_tag, self.run_id, key, value)
 
     def log_epoch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of one epoch in one call; points the run holds already are left out."""
@@ -141,6 +160,10 @@ class Tracker:
     def log_text(self, text: str, path: str) -> None:
         """Keep a text as artifact under a path with an extension that the UI can show."""
         self._call(self._client.log_text, self.run_id, text, path)
+
+    def log_folder(self, folder: Path, path: str) -> None:
+        """Keep the files of a folder as artifacts under a path."""
+        self._call(self._client.log_artifacts, self.run_id, str(folder), path)
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """End the run with a status."""

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -26,6 +26,7 @@ from rsrnet.model.network import RSRNet
 from rsrnet_platform.pictures import Pictures
 from rsrnet_platform.progress import Reporter
 from rsrnet_platform.spec import TrainJob
+from rsrnet_platform.terminal import duration
 from rsrnet_platform.tracking import Tracker
 
 PICTURES_A_RUN = 10
@@ -55,7 +56,7 @@ class Host(Protocol):
     def newest(self) -> AbstractContextManager[Path | None]:
         """Context: the folder of the newest checkpoint, or None."""
 
-    def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """Keep a checkpoint that ``write`` puts into a folder; every rank calls it, rank 0 writes."""
 
 
@@ -80,7 +81,7 @@ class LocalHost:
         kept = self.checkpoints()
         yield kept[-1] if kept else None
 
-    def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """See :class:`Host`."""
         partial = self.folder / "partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -103,16 +104,8 @@ class LocalHost:
 def train(task: Task, host: Host) -> None:
     """Train one worker's part up to the last epoch, from the newest checkpoint if there is one."""
     job = task.job
-    torch.set_num_threads(job.cluster.cpus_per_worker)
-    engine.seed_everything(job.fit.seed)
     with host.newest() as folder:
-        model = RSRNet(job.model)
-        if folder is None and host.rank == 0:
-            # The other ranks get rank 0's parameters when DDP wraps the model.
-            engine.load_start(model, job.fit)
-        training = engine.Training(model, job.fit, job.loss, size=job.data.size, device=host.device)
-        if folder is not None:
-            training.resume(folder)
+        training = begin(job, host, folder)
     train_set, val_set = (
         [composite for composite in part if composite.path not in task.skipped]
         for part in read_train_val(job.data, job.fit.seed)
@@ -131,6 +124,20 @@ def train(task: Task, host: Host) -> None:
         on_epoch=on_epoch,
         on_step=observer.step_done if observer else lambda progress: None,
     )
+
+
+def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:
+    """A training at its start, or where a checkpoint folder left it."""
+    torch.set_num_threads(job.cluster.cpus_per_worker)
+    engine.seed_everything(job.fit.seed)
+    model = RSRNet(job.model)
+    if folder is None and host.rank == 0:
+        # The other ranks get rank 0's parameters when DDP wraps the model.
+        engine.load_start(model, job.fit)
+    training = engine.Training(model, job.fit, job.loss, size=job.data.size, device=host.device)
+    if folder is not None:
+        training.resume(folder)
+    return training
 
 
 def loaders(
@@ -191,13 +198,3 @@ class Observer:
             f"validation AP {metrics['val/ap']:.3f}  F1 {metrics['val/f1']:.3f}  IoU {metrics['val/iou']:.3f}{best}"
         )
         self.reporter.milestone(text, training.epoch / self.epochs)
-
-
-def duration(seconds: float) -> str:
-    """A span of time as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

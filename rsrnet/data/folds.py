@@ -69,7 +69,8 @@ def folds(composites: Sequence[Composite], n: int, seed: int) -> list[Split]:
             sizes[smallest] += size
             totals[smallest] += size
     if n < 2 or not all(members):
-        raise DataError(f"cannot make {n} folds of {sum(map(len, members))} photographs or scenes")
+        number = sum(map(len, members))
+        raise DataError(f"cannot make {n} folds of {number} photographs or scenes; ask for 2 to {number} folds")
     return [_split(composites, fold) for fold in members]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rsrnet_platform.progress import Reporter, follow
-from rsrnet_platform.worker import duration
+from rsrnet_platform.terminal import duration
 
 
 def shown(path: Path, write, *, terminal: bool = False) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -64,7 +65,9 @@ def train(config: TrackingConfig, uri: str, make_checkpoint: Checkpoint) -> Trai
     """Track a run of two epochs and register its checkpoint under a model's name."""
 
     def run(model: str, iou: float, seed: int = 0) -> Version:
-        with Tracker.create(config, "run", params={}, tags={}, job_yaml="") as tracker:
+        with Tracker.of_attempt(
+            prepare(config), config, "run", uuid4().hex, params={}, tags={}, job_yaml=""
+        ) as tracker:
             tracker.log_epochs([(1, {"val/iou": 0.01}), (2, {"val/iou": iou})])
         return register(
             uri,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pytest
 
@@ -69,7 +70,9 @@ def test_a_run_and_its_model_live_on_a_server_and_are_downloaded_once(
     network = RSRNetConfig(depth=18, width=4, iterations=2)
     checkpoint.save(tmp_path / "best", RSRNet(network), checkpoint.ModelCard(network, size=32, epoch=1))
     assert prepare(config) == prepare(config) == server
-    with Tracker.create(config, "remote", params={"a": 1}, tags={}, job_yaml="kind: train\n") as tracker:
+    with Tracker.of_attempt(
+        prepare(config), config, "remote", uuid4().hex, params={"a": 1}, tags={}, job_yaml="kind: train\n"
+    ) as tracker:
         tracker.log_epoch(1, {"val/iou": 0.5})
         Tracker.attach(server, tracker.run_id).log_epoch(1, {"val/iou": 0.5})
         arguments = (server, tracker.run_id, tmp_path / "best", config)

@@ -106,12 +106,13 @@ def test_two_processes_that_start_at_once_share_a_fresh_store(
     code = """if True:
         import pathlib, sys, time
         import mlflow
-        from rsrnet_platform.tracking import Tracker, TrackingConfig
+        from rsrnet_platform.tracking import Tracker, TrackingConfig, prepare
         pathlib.Path("ready-NUMBER").touch()
         while len(list(pathlib.Path().glob("ready-*"))) < 2:
             time.sleep(0.01)
         config = TrackingConfig(uri="store")
-        with Tracker.create(config, "NUMBER", params={}, tags={}, job_yaml="") as tracker:
+        facts = {"params": {}, "tags": {}, "job_yaml": ""}
+        with Tracker.of_attempt(prepare(config), config, "NUMBER", "NUMBER", **facts) as tracker:
             tracker.log_epochs([(step, {"loss": 1.0 / step}) for step in range(1, 20)])
     """
     processes = [python(code.replace("NUMBER", number)) for number in "12"]

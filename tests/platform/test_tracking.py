@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ def tracker(config: TrackingConfig) -> Tracker:
 
 
 def start(config: TrackingConfig) -> Tracker:
-    return Tracker.create(config, "first", params={"a": 1}, tags={}, job_yaml="kind: train\n")
+    return Tracker.of_attempt(
+        prepare(config), config, "first", uuid4().hex, params={"a": 1}, tags={}, job_yaml="kind: train\n"
+    )
 
 
 def points(tracker: Tracker, key: str) -> list[tuple[int, float]]:
@@ -45,9 +48,11 @@ def artifact(tracker: Tracker, path: str) -> Path:
 
 
 def test_a_new_run_holds_its_name_parameters_tags_and_job_file(config: TrackingConfig) -> None:
-    tracker = Tracker.create(
+    tracker = Tracker.of_attempt(
+        prepare(config),
         config,
         "photographs",
+        "attempt",
         params={"fit.lr": 1e-4, "fit.milestones": [30, 40], "fit.seed": 42},
         tags={"mlflow.source.git.commit": "d0de67a", "dataset": "f00"},
         job_yaml="kind: train\n",
@@ -64,7 +69,9 @@ def test_a_new_run_holds_its_name_parameters_tags_and_job_file(config: TrackingC
 
 def test_more_parameters_and_points_than_one_call_may_hold_are_all_logged(config: TrackingConfig) -> None:
     params = {f"p{index}": index for index in range(250)}
-    tracker = Tracker.create(config, "large", params=params, tags={}, job_yaml="")
+    tracker = Tracker.of_attempt(
+        prepare(config), config, "large", uuid4().hex, params=params, tags={}, job_yaml=""
+    )
     tracker.log_epochs([(step, {f"m{index}": 0.0 for index in range(30)}) for step in range(50)])
     assert len(open_client(tracker.uri).get_run(tracker.run_id).data.params) == 250
     assert [step for step, _ in points(tracker, "m29")] == list(range(50))
@@ -72,7 +79,9 @@ def test_more_parameters_and_points_than_one_call_may_hold_are_all_logged(config
 
 def test_a_run_that_could_not_be_recorded_is_not_left_running(config: TrackingConfig) -> None:
     with pytest.raises(TrackingError, match="bad\\?name"):
-        Tracker.create(config, "broken", params={"bad?name": 1}, tags={}, job_yaml="")
+        Tracker.of_attempt(
+            prepare(config), config, "broken", uuid4().hex, params={"bad?name": 1}, tags={}, job_yaml=""
+        )
     client = open_client(prepare(config))
     (run,) = client.search_runs(["1"], filter_string="run_name = 'broken'")
     assert run.info.status == "FAILED"

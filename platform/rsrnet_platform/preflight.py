@@ -1,0 +1,77 @@
+"""What is looked at before a training or a search starts anything expensive."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress
+
+from rsrnet_platform import runs, spec
+from rsrnet_platform.errors import UserError
+from rsrnet_platform.runs import Data
+from rsrnet_platform.terminal import console
+
+if TYPE_CHECKING:
+    from rsrnet.data.folds import Split
+
+
+def read_lists(job: spec.TrainJob) -> Split:
+    """The training and validation composites that a job names.
+
+    Raises:
+        DataError: if a list is missing, damaged or empty, or there is nothing to hold out.
+    """
+    from rsrnet.data.lists import read_train_val
+
+    return read_train_val(job.data, job.fit.seed)
+
+
+def inspect_images(job: spec.TrainJob, split: Split, known: Data | None) -> Data:
+    """Look at every image once; what a run knows of the same files already is not asked again.
+
+    Raises:
+        BadDataError: if there are images that cannot be used, and the job does not skip them.
+        UserError: if the files are not those the run was started with, or too few can be used.
+    """
+    from rsrnet.data.inspection import inspect, usable
+    from rsrnet.data.lists import fingerprint
+
+    composites = [*split.train, *split.val]
+    identity = fingerprint(job.data.root, composites)
+    if known is not None:
+        if identity != known.fingerprint:
+            raise UserError(
+                f"{job.data.root}: these are not the images that the run {job.name!r} was started with "
+                f"(fingerprint {known.fingerprint[:12]}, now {identity[:12]}). Bring them back, or use --fresh."
+            )
+        return known
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Checking images", total=len(composites))
+        report = inspect(
+            job.data.root,
+            composites,
+            threads=os.cpu_count() or 1,
+            progress=lambda done, total: bar.update(task, completed=done),
+        )
+    usable(composites, report, job.data.on_bad_image)
+    if report.bad:
+        console.print(str(report))
+    skipped = sorted(found.composite.path for found in report.bad)
+    train, val = (sum(item.path not in skipped for item in part) for part in (split.train, split.val))
+    if train < max(1, job.cluster.workers) or val == 0:
+        raise UserError(
+            f"{job.data.root}: {train} training and {val} validation images can be used; "
+            "a training needs some of both, and a training image for every worker."
+        )
+    return Data(identity, fingerprint(job.data.root, split.val), train, val, skipped)
+
+
+def try_weights(job: spec.TrainJob, folder: runs.Run, fresh: bool) -> None:
+    """Load the encoder's weights once, here, where a failure costs nothing; a download is then in the cache."""
+    if job.fit.encoder_weights == "none" or (folder.state.attempt and not fresh):
+        return
+    from rsrnet.engine import load_start
+    from rsrnet.model.network import RSRNet
+
+    load_start(RSRNet(job.model), job.fit)

@@ -1,0 +1,43 @@
+"""What a run stands on: data, code, Ray job."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from rsrnet_platform.runs import Data
+
+
+def tags(data: Data) -> dict[str, str]:
+    """Tags of an MLflow run and of what it registers."""
+    known = {"dataset_fingerprint": data.fingerprint, "validation_fingerprint": data.val_fingerprint}
+    if commit := _git("rev-parse", "HEAD"):
+        known["git_dirty"] = str(bool(_git("status", "--porcelain"))).lower()
+    # An uploaded working directory has no .git: whoever submits it can say what it is.
+    known["mlflow.source.git.commit"] = commit or os.environ.get("RSRNET_GIT_COMMIT", "unknown")
+    if job_id := _ray_job():
+        known["ray_job_id"] = job_id
+    return known
+
+
+def _git(*arguments: str) -> str:
+    """What git says about this code; nothing where it is no checkout."""
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _ray_job() -> str | None:
+    """The id of a submitted job (``raysubmit_...``), else Ray's number of this program."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    submitted = config.get("metadata", {}).get("job_submission_id")
+    return submitted or ray.get_runtime_context().get_job_id()

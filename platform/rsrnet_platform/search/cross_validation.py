@@ -1,0 +1,129 @@
+"""What a trial does: train on every fold in turn, and say after every epoch how it stands.
+
+Folds one after another, not side by side: a hopeless point is given up after its first epochs on its first fold,
+and one network at a time is in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+from rsrnet import engine
+from rsrnet.data.config import DataConfig
+from rsrnet.data.folds import Split, folds
+from rsrnet.data.lists import read_list
+from rsrnet_platform.search.config import SearchConfig
+from rsrnet_platform.spec import TrainJob
+from rsrnet_platform.worker import Host, begin, loaders
+
+PROGRESS = "folds.json"
+"""File in a trial's checkpoints, beside those of the training: scores of the folds done, and the last report."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """A trial as its workers get it."""
+
+    job: TrainJob
+    """The training, with the values of the trial's point."""
+
+    search: SearchConfig
+    skipped: frozenset[str]
+    """Paths of composites that cannot be used."""
+
+
+class TrialHost(Host, Protocol):
+    """Where a worker of a trial runs."""
+
+    def newest(self) -> AbstractContextManager[Path | None]:
+        """Context: the folder of the newest checkpoint of the trial, or None."""
+
+    def repeat(self, metrics: dict[str, Any]) -> None:
+        """Report again what the newest checkpoint was reported with: the search may not have heard it."""
+
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
+        """Keep a checkpoint that ``write`` puts into a folder, then report; every rank calls it, rank 0 writes."""
+
+
+def split_into_folds(data: DataConfig, search: SearchConfig, skipped: frozenset[str]) -> list[Split]:
+    """The folds of a search, the same for every trial: cut from the training list, whatever validates later.
+
+    Args:
+        data: of the training; only its training list is read.
+        search: how many folds, and their seed.
+        skipped: paths of composites that cannot be used.
+
+    Raises:
+        DataError: if there are fewer photographs and scenes than folds.
+    """
+    return _folds(data.root, data.train, data.subsets, search.folds, search.seed, skipped)
+
+
+@lru_cache(maxsize=1)
+def _folds(
+    root: str, train: str, subsets: tuple[str, ...], number: int, seed: int, skipped: frozenset[str]
+) -> list[Split]:
+    # Kept: an actor that runs one trial after another would read the same lists for each.
+    usable = [composite for composite in read_list(root, train, subsets) if composite.path not in skipped]
+    return folds(usable, number, seed)
+
+
+def cross_validate(task: TrialTask, host: TrialHost) -> None:
+    """Train on every fold up to the last epoch, from the newest checkpoint if there is one."""
+    splits = split_into_folds(task.job.data, task.search, task.skipped)
+    with host.newest() as folder:
+        scores, last = _progress(folder)
+        training = begin(task.job, host, folder)
+    if last:
+        host.repeat(last)
+    while True:
+        _train_fold(task, host, training, splits[len(scores)], scores)
+        scores.append(_score(training, task.search.metric))
+        if len(scores) == len(splits):
+            return
+        training = begin(task.job, host, None)
+
+
+def _train_fold(
+    task: TrialTask, host: TrialHost, training: engine.Training, split: Split, scores: list[float]
+) -> None:
+    """Train on a fold; ``scores`` are those of the folds before it."""
+
+    def on_epoch(training: engine.Training) -> None:
+        score = _score(training, task.search.metric)
+        report = {
+            "step": len(scores) * task.job.fit.epochs + training.epoch,
+            "fold": len(scores),
+            "epoch": training.epoch,
+            "score": score,
+            "objective": fmean([*scores, score]),
+            "metrics": training.metrics,
+        }
+
+        def write(folder: Path) -> None:
+            training.save(folder)
+            (folder / PROGRESS).write_text(json.dumps({"scores": scores, "report": report}))
+
+        host.report(report, write)
+
+    training.run(*loaders(task.job, split.train, split.val, host), on_epoch=on_epoch)
+
+
+def _score(training: engine.Training, metric: str) -> float:
+    """The best value so far: what a training keeps is its best epoch."""
+    return max(metrics[metric] for metrics in training.history)
+
+
+def _progress(folder: Path | None) -> tuple[list[float], dict[str, Any]]:
+    """Scores of the folds done and the last report; nothing of either at the start."""
+    if folder is None:
+        return [], {}
+    values = json.loads((folder / PROGRESS).read_text())
+    return values["scores"], values["report"]

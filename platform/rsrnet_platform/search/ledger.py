@@ -1,0 +1,126 @@
+"""Keeps the books of a running search: the journal on disk and the runs in MLflow.
+
+Everything is written here, by the process that runs the search: trials only report. So what a killed search
+leaves behind is whole, and one process talks to the store.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rsrnet_platform import spec
+from rsrnet_platform.search.trials import Journal, Point, Report, Status, Trial
+from rsrnet_platform.tracking import Tracker
+
+
+class Ledger:
+    """The books of one attempt at a search; as a context manager it leaves no run of a trial open.
+
+    Args:
+        job: the search.
+        journal: of the attempt.
+        parent: MLflow run of the search.
+        attempt_id: of the attempt.
+        folder: where trials keep their checkpoints, one folder each.
+        on_end: called with each trial that ended.
+    """
+
+    def __init__(
+        self,
+        job: spec.TuneJob,
+        journal: Journal,
+        parent: Tracker,
+        attempt_id: str,
+        folder: Path,
+        on_end: Callable[[Trial], None] = lambda trial: None,
+    ) -> None:
+        self.job = job
+        self.journal = journal
+        self.folder = folder
+        self._parent = parent
+        self._attempt_id = attempt_id
+        self._on_end = on_end
+        self._open: dict[int, Tracker] = {}
+        self._begun = time.monotonic() - max((trial.ended for trial in journal.in_order()), default=0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began, interruptions left out."""
+        return time.monotonic() - self._begun
+
+    @property
+    def running(self) -> list[Trial]:
+        """Trials that compute now, by their number."""
+        return [self.journal.trials[index] for index in sorted(self._open)]
+
+    def begin(self, index: int, point: Point) -> None:
+        """A trial begins, or goes on: after an interruption, or because it died."""
+        if index in self._open:
+            return
+        training = spec.training(self.job, point, f"{self.job.name}-{index:04d}")
+        trial = self.journal.trials.get(index) or Trial(
+            index, dict(point), self.job.search.folds, training.fit.epochs, started=self.seconds
+        )
+        tracker = Tracker.of_attempt(
+            self._parent.uri,
+            self.job.tracking,
+            training.name,
+            f"{self._attempt_id}/{index}",
+            params=spec.flatten(training),
+            tags={"mlflow.parentRunId": self._parent.run_id, "trial": str(index)},
+            job_yaml=spec.to_yaml(training),
+        )
+        trial.run_id = tracker.run_id
+        self._open[index] = tracker
+        self.journal.keep(trial)
+
+    def hear(self, index: int, result: Mapping[str, Any]) -> None:
+        """A trial reports an epoch, or why it cannot go on."""
+        trial = self.journal.trials[index]
+        if "error" in result:
+            trial.status = "diverged" if result["diverged"] else "failed"
+            trial.error = result["error"]
+            return
+        values = {key: result[key] for key in ("step", "fold", "epoch", "score", "objective")}
+        if trial.add(Report(**values, time=self.seconds)):
+            self.journal.keep(trial)
+            fold = f"fold_{result['fold'] + 1}/"
+            metrics = {fold + key: value for key, value in result["metrics"].items()}
+            self._open[index].log_epochs(
+                [(result["epoch"], metrics), (result["step"], {"objective": result["objective"]})]
+            )
+
+    def end(self, index: int, error: str | None = None) -> None:
+        """A trial is over; ``error`` says why, if it died."""
+        trial = self.journal.trials[index]
+        if trial.status == "running":
+            trial.status, trial.error = _outcome(trial, error), error
+        trial.over = self.seconds
+        self.journal.keep(trial)
+        tracker = self._open.pop(index)
+        if trial.spread is not None:
+            tracker.log_epoch(trial.step, {"objective_std": trial.spread})
+        tracker.set_tags({"outcome": trial.status} | ({"error": trial.error} if trial.error else {}))
+        tracker.finish("FAILED" if trial.status in ("failed", "diverged") else "FINISHED")
+        shutil.rmtree(self.folder / f"{index:04d}", ignore_errors=True)  # its checkpoints
+        self._on_end(trial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for index in list(self._open):
+            self._open.pop(index).finish("KILLED")
+
+
+def _outcome(trial: Trial, error: str | None) -> Status:
+    if error is not None:
+        return "failed"
+    return "finished" if trial.step == trial.steps else "stopped"

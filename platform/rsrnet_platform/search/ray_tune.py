@@ -1,0 +1,154 @@
+"""The trials of a search on Ray Tune: each in an actor, or in a group of DDP workers under one.
+
+Of Tune this uses the event loop, the schedulers, retries and the reuse of actors. What a search remembers is its
+own (:mod:`rsrnet_platform.search.trials`, and the checkpoints in each trial's folder), so that it goes on exactly
+where it was killed, whatever Tune had written by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from rsrnet_platform import spec
+from rsrnet_platform.cluster import Cluster
+from rsrnet_platform.search import schedulers
+from rsrnet_platform.search.ledger import Ledger
+from rsrnet_platform.search.schedulers import INDEX
+from rsrnet_platform.search.trial_actor import POINT, Shared, alone
+from rsrnet_platform.search.trial_workers import Verdicts, with_workers
+from rsrnet_platform.search.trials import Point
+
+_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody asked for
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends this program like any other
+    "RAY_AIR_NEW_OUTPUT": "0",  # prints tables in spite of verbose=0
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # Tune would wait ten minutes for an actor that does not end before it frees what the actor holds.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Environment of Tune, unless the user set it."""
+
+
+def concurrency(job: spec.TuneJob, place: Cluster) -> int:
+    """How many trials run at once."""
+    room = place.room // job.cluster.workers
+    return room if job.search.concurrent is None else min(room, job.search.concurrent)
+
+
+def run(
+    shared: Shared, suggest: Callable[[], tuple[int, Point] | None], most_epochs: int, ledger: Ledger
+) -> None:
+    """Run trials until there are no more.
+
+    Args:
+        shared: what every trial gets.
+        suggest: number and point of the next trial; None: there are no more.
+        most_epochs: epochs of the longest trial, over all folds.
+        ledger: knows the trials of earlier starts, and is told what happens.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # It misses those files then.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    job, place = shared.job, shared.place
+    answer = None
+    in_actor = job.cluster.workers == 1
+    if not in_actor and job.search.scheduler != "none":
+        verdicts: Any = ray.remote(num_cpus=0)(Verdicts).remote()
+        shared = replace(shared, verdicts=verdicts)
+        answer = verdicts.say.remote
+    # The function of a trial with workers of its own only waits for them: it must not take a CPU from them.
+    resources = place.resources_per_worker if in_actor else tune.PlacementGroupFactory([{"memory": 1}])
+    trainable = tune.with_parameters(alone if in_actor else with_workers, shared=shared)
+    scratch = Path(shared.folder).with_name("ray")
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_Suggestions(suggest),
+            scheduler=schedulers.make(job.search, most_epochs, ledger.journal.in_order(), answer),
+            num_samples=-1,
+            max_concurrent_trials=concurrency(job, place),
+            reuse_actors=in_actor,
+        ),
+        run_config=tune.RunConfig(
+            name=scratch.name,
+            storage_path=str(scratch.parent),
+            callbacks=[_Listener(ledger)],
+            failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _NotKept:
+    """Mixin for what Tune would pickle for a restore of its own, which is never asked for."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggestions(_NotKept, Searcher):
+    """Hands out the next trial whenever there is room for it."""
+
+    def __init__(self, suggest: Callable[[], tuple[int, Point] | None]) -> None:
+        super().__init__()
+        self._suggest = suggest
+
+    def suggest(self, trial_id: str) -> Any:
+        suggestion = self._suggest()
+        if suggestion is None:
+            return Searcher.FINISHED
+        index, point = suggestion
+        return {INDEX: index, POINT: dict(point)}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: the ledger says how trials ended."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+
+class _Listener(_NotKept, tune.Callback):
+    """Tells the ledger what Tune says."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self._ledger.begin(trial.config[INDEX], trial.config[POINT])
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._ledger.hear(trial.config[INDEX], result)
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self._ledger.end(trial.config[INDEX])
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self._ledger.end(trial.config[INDEX], error=_last_line(trial.get_error()))
+
+
+def _last_line(error: object) -> str:
+    """What an error says, without the traceback that Ray puts before it."""
+    return str(error).strip().splitlines()[-1] if error else "died without a word"

@@ -1,0 +1,105 @@
+"""A trial inside the actor that Tune starts for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.actor import ActorHandle
+
+from rsrnet.engine import DivergedError
+from rsrnet_platform import spec
+from rsrnet_platform.cluster import Cluster
+from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.search.cross_validation import TrialTask, cross_validate
+from rsrnet_platform.search.schedulers import INDEX, OBJECTIVE
+
+POINT = "point"
+"""Key of the point in a trial's ``config``, beside ``INDEX``."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every trial gets."""
+
+    job: spec.TuneJob
+    folder: str
+    """Holds a folder for each trial's checkpoints; every worker reaches it."""
+
+    skipped: frozenset[str]
+    place: Cluster
+
+    verdicts: ActorHandle | None = None
+    """Tells the workers of a trial whether to go on; None: nobody gives up on trials, or Tune ends them."""
+
+
+def alone(config: dict[str, Any], shared: Shared) -> None:
+    """A trial in this actor."""
+    task = task_of(config, shared)
+    with telling():
+        cross_validate(task, ActorHost(folder_of(config, shared), shared.place.use_gpu))
+
+
+def task_of(config: dict[str, Any], shared: Shared) -> TrialTask:
+    """What a trial of Tune's is to do."""
+    training = spec.training(shared.job, config[POINT], f"{shared.job.name}-{config[INDEX]:04d}")
+    return TrialTask(training, shared.job.search, shared.skipped)
+
+
+def folder_of(config: dict[str, Any], shared: Shared) -> Path:
+    """Where a trial keeps its checkpoints."""
+    return Path(shared.folder) / f"{config[INDEX]:04d}"
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Report what trying again would not mend, instead of dying of it: such as a loss that became NaN."""
+    try:
+        yield
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        # 0 is the lowest score there is, should a scheduler look.
+        tune.report({OBJECTIVE: 0.0, "error": str(error), "diverged": isinstance(error, DivergedError)})
+
+
+class ActorHost:
+    """The actor of a trial: one checkpoint in the trial's folder, the newest.
+
+    Args:
+        folder: of the trial's checkpoints.
+        use_gpu: whether to compute on a GPU.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, folder: Path, use_gpu: bool) -> None:
+        self.folder = folder
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
+        yield max(self.folder.glob("checkpoint-*"), default=None)
+
+    def repeat(self, metrics: dict[str, Any]) -> None:
+        """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
+        tune.report(metrics)
+
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
+        """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
+        partial = self.folder / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        write(partial)
+        older = list(self.folder.glob("checkpoint-*"))
+        partial.rename(self.folder / f"checkpoint-{metrics['step']:06d}")
+        for folder in older:
+            shutil.rmtree(folder)
+        tune.report(metrics)

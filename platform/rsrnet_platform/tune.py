@@ -1,0 +1,177 @@
+"""`kind: tune`: search settings by cross-validation, say what was found, train with the best."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+from rsrnet_platform import cluster, preflight, provenance, runs, spec, train
+from rsrnet_platform.errors import UserError
+from rsrnet_platform.search import points, space
+from rsrnet_platform.search.trials import Journal, Point, Trial, best
+from rsrnet_platform.store import prepare, probe
+from rsrnet_platform.terminal import console
+from rsrnet_platform.tracking import Tracker
+
+if TYPE_CHECKING:
+    pass
+
+REPORT = "report"
+"""Folder of the report, in that of the attempt and among the artifacts of the search's MLflow run."""
+
+
+def run(job: spec.TuneJob, *, fresh: bool) -> None:
+    """Search, or go on, or say again what was found; then train with the best point.
+
+    Args:
+        job: a checked job.
+        fresh: start over, though a search of this name exists.
+
+    Raises:
+        UserError: (and the other errors of ``errors.USER_ERRORS``) for everything a user can mend; before the
+            first trial, unless the world changed meanwhile.
+    """
+    base = spec.training(job, {}, job.name)
+    with runs.hold(job.storage, job.name) as folder:
+        if not fresh:
+            folder.require_same_settings(job)
+        split = preflight.read_lists(base)
+        probe(job.tracking)
+        with cluster.connect(job.cluster, dashboard=job.cluster.workers > 1) as place:
+            for variant in _starts(job):
+                preflight.try_weights(variant, folder, fresh)
+            data = preflight.inspect_images(base, split, None if fresh else folder.state.data)
+            _require_folds(job, data)
+            uri = prepare(job.tracking)
+            folder.begin(job, data, fresh=fresh)
+            winner = _search(job, folder, uri, place)
+            if job.refit:
+                console.print(f"Training with the point of trial {winner.index} on the whole training list.")
+                train.run(spec.training(job, winner.point, f"{job.name}-refit"), fresh=fresh)
+
+
+def _search(job: spec.TuneJob, folder: runs.Run, uri: str, place: cluster.Cluster) -> Trial:
+    """Run what is left of the trials, write the report; the best trial."""
+    from rsrnet_platform.search import ray_tune, report
+    from rsrnet_platform.search.ledger import Ledger
+    from rsrnet_platform.search.screen import Screen
+
+    attempt = folder.folder / folder.attempt
+    journal = Journal(attempt)
+    plan = Plan(job, journal)
+    with (
+        Tracker.of_attempt(
+            uri,
+            job.tracking,
+            job.name,
+            folder.state.attempt_id,
+            params=spec.flatten(job),
+            tags=provenance.tags(folder.data) | {"mlflow.note.content": job.description},
+            job_yaml=spec.to_yaml(job),
+        ) as parent,
+        Ledger(job, journal, parent, folder.state.attempt_id, attempt / "trials", plan.ended) as ledger,
+    ):
+        if plan.left:
+            at_once = ray_tune.concurrency(job, place)
+            console.print(
+                f"Searching {job.name}: {plan.total} trials of {job.search.folds} folds, {at_once} at once, {place}."
+            )
+            shared = ray_tune.Shared(job, str(ledger.folder), frozenset(folder.data.skipped), place)
+            with Screen(ledger, plan.total, at_once).shown(console):
+                ray_tune.run(shared, plan.next, plan.most_epochs, ledger)
+        trials = journal.in_order()
+        report.write(trials, job.search.metric, job.name, attempt / REPORT)
+        parent.log_folder(attempt / REPORT, REPORT)
+        console.print(report.summary(trials, job.search.metric))
+        console.print(f"Report: {attempt / REPORT / 'report.md'}")
+        winner = best(trials)
+        if winner is None:
+            raise UserError(
+                f"No trial of {job.name} was trained to the end: {trials[0].error if trials else 'none began'}"
+            )
+        _log_winner(parent, winner)
+    return winner
+
+
+class Plan:
+    """Which trials are left, in the order to run them: the unfinished ones of an earlier start first.
+
+    Args:
+        job: the search.
+        journal: what was done already.
+    """
+
+    def __init__(self, job: spec.TuneJob, journal: Journal) -> None:
+        self._job = job
+        self._journal = journal
+        self._space = space.parse(job.space)
+        self._points = points.planned(self._space, job.search, spec.paper_values(self._space))
+        self.total = points.count(self._space, job.search, self._points[0])
+        done = [trial for trial in journal.in_order() if trial.status != "running"]
+        self._waiting = [index for index in range(self.total) if index not in {trial.index for trial in done}]
+        self._proposals = (
+            points.Proposals(self._space, job.search.seed, done) if job.search.algorithm == "optuna" else None
+        )
+
+    @property
+    def left(self) -> int:
+        """How many trials there are to run."""
+        return len(self._waiting)
+
+    @property
+    def most_epochs(self) -> int:
+        """Epochs of the longest trial, over all folds."""
+        domain = self._space.get("fit.epochs")
+        return self._job.search.folds * max((self._job.fit.epochs, *(domain.values if domain else ())))
+
+    def next(self) -> tuple[int, Point] | None:
+        """Number and point of the next trial; None when there are no more."""
+        if not self._waiting:
+            return None
+        index = self._waiting.pop(0)
+        if (begun := self._journal.trials.get(index)) is not None:
+            return index, begun.point
+        if self._proposals is None or index < len(self._points):
+            return index, self._points[index]
+        return index, self._proposals.ask(index)
+
+    def ended(self, trial: Trial) -> None:
+        """Learn from a trial that ended."""
+        if self._proposals is not None:
+            self._proposals.tell(trial)
+
+
+def _starts(job: spec.TuneJob) -> list[spec.TrainJob]:
+    """A training for each start of the encoder that the search may ask for."""
+    wanted = {
+        path: domain.values
+        for path, domain in space.parse(job.space).items()
+        if path in ("fit.encoder_weights", "model.depth", "model.width") and domain.listed
+    }
+    return [
+        spec.training(job, dict(zip(wanted, values, strict=True)), job.name)
+        for values in product(*wanted.values())
+    ]
+
+
+def _require_folds(job: spec.TuneJob, data: runs.Data) -> None:
+    """Cut the folds once, here, where it costs nothing that it cannot be done.
+
+    Raises:
+        DataError: if there are fewer photographs and scenes than folds.
+    """
+    from rsrnet_platform.search.cross_validation import split_into_folds
+
+    splits = split_into_folds(job.data, job.search, frozenset(data.skipped))
+    smallest = min(len(split.train) for split in splits)
+    if smallest < job.cluster.workers:
+        raise UserError(
+            f"{job.data.root}: a fold leaves {smallest} training images, fewer than the workers of a trial."
+        )
+
+
+def _log_winner(parent: Tracker, winner: Trial) -> None:
+    """What was found, where the search's run shows it."""
+    scores = {"objective": winner.objective, "objective_std": winner.spread}
+    parent.log_epoch(0, {key: value for key, value in scores.items() if value is not None})
+    parent.set_tags({"best_trial": str(winner.index), "best_point": str(dict(winner.point))})
