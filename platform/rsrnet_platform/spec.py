@@ -87,8 +87,8 @@ class TuneJob:
     search: SearchConfig
 
     refit: bool = True
-    """Whether to train with the best point on the whole training list afterwards, as run `NAME-refit`, and register
-    the result; it becomes champion only if it beats the current one."""
+    """Whether to train with the best point on the whole training list afterwards and register the result; it becomes
+    champion only if it beats the current one."""
 
     data: DataConfig
     model: RSRNetConfig = field(default_factory=RSRNetConfig)

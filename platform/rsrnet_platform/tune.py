@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING
 
 from rsrnet_platform import cluster, preflight, provenance, runs, spec, train
 from rsrnet_platform.errors import UserError
@@ -12,9 +12,6 @@ from rsrnet_platform.search.trials import Journal, Point, Trial, best
 from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
 from rsrnet_platform.tracking import Tracker
-
-if TYPE_CHECKING:
-    pass
 
 REPORT = "report"
 """Folder of the report, in that of the attempt and among the artifacts of the search's MLflow run."""
@@ -47,7 +44,7 @@ def run(job: spec.TuneJob, *, fresh: bool) -> None:
             winner = _search(job, folder, uri, place)
             if job.refit:
                 console.print(f"Training with the point of trial {winner.index} on the whole training list.")
-                train.run(spec.training(job, winner.point, f"{job.name}-refit"), fresh=fresh)
+                train.run(_refit(job, folder, winner), fresh=False)
 
 
 def _search(job: spec.TuneJob, folder: runs.Run, uri: str, place: cluster.Cluster) -> Trial:
@@ -139,6 +136,12 @@ class Plan:
         """Learn from a trial that ended."""
         if self._proposals is not None:
             self._proposals.tell(trial)
+
+
+def _refit(job: spec.TuneJob, folder: runs.Run, winner: Trial) -> spec.TrainJob:
+    """The training with the best point; more trials, or a fresh start, may find another and train that."""
+    refit = spec.training(job, winner.point, f"{job.name}-{folder.attempt}-trial-{winner.index}")
+    return replace(refit, description=f"Best point of the search {job.name}: trial {winner.index}")
 
 
 def _starts(job: spec.TuneJob) -> list[spec.TrainJob]:

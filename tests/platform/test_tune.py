@@ -228,7 +228,7 @@ def test_the_best_point_is_trained_registered_and_champion(ray_cluster, tune_fil
     client = open_client(resolve_uri(job.tracking))
     version = client.get_model_version_by_alias("squares", "champion")
     run = client.get_run(version.run_id)
-    assert run.info.run_name == "search-refit"
+    assert run.info.run_name == f"search-attempt-1-trial-{best['index']}"
     assert {path: json.loads(run.data.params[path]) for path in PAPER} == best["point"]
     tune.run(job, fresh=False)  # nothing is left to do
     assert [each.version for each in client.search_model_versions("name = 'squares'")] == [version.version]

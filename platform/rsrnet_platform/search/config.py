@@ -17,7 +17,8 @@ class SearchConfig:
     `trials` points proposed by multivariate TPE. The paper's own point comes first, besides."""
 
     trials: int | None = None
-    """Points to draw (`random`, `optuna`); more of them continue a finished search."""
+    """Points to draw (`random`, `optuna`), each different while the space has others; more of them continue a finished
+    search."""
 
     scheduler: Literal["none", "asha", "median"] = "none"
     """What gives up on a trial early: nothing, successive halving, or the median of the others at the same epoch.

@@ -105,9 +105,9 @@ class _Remembering(TrialScheduler):
         """Nothing: it never ran."""
 
     def _decide(self, index: int, result: dict[str, Any]) -> str:
-        """Decide on a report; on one that was heard before, and on a trial given up, as then."""
+        """Decide on a report; on one that was heard before, as then."""
         step, decision = self._newest.get(index, (0, self.CONTINUE))
-        if result[STEP] <= step or decision != self.CONTINUE:
+        if result[STEP] <= step:
             return decision
         if index not in self._stand_ins:
             self._stand_ins[index] = StandIn(str(index), {INDEX: index})

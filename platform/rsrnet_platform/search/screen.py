@@ -133,8 +133,8 @@ def seconds_left(trials: list[Trial], total: int, at_once: int, seconds: float) 
     each = fmean(ended or [trial.steps for trial in trials])
     rest = [max(0.0, each - trial.step) for trial in trials if trial.status == "running"]
     to_come = total - len(trials)
-    # Even with nothing to come, the longest running trial must end.
-    epochs = max(sum(rest) + to_come * each, at_once * max(rest, default=0.0))
+    # Even with nothing to come, the longest running trial must end, and goes no faster than one of those at once.
+    epochs = max(sum(rest) + to_come * each, min(at_once, len(trials)) * max(rest, default=0.0))
     return epochs * seconds / done
 
 

@@ -144,8 +144,12 @@ def _path_problems(path: str, value: Any, known: Sequence[str]) -> list[Problem]
             "cannot vary: it is the same for every trial; what can is in model, loss, fit, and data.size"
         )
         return [Problem(f"space.{path}", value, allowed)]
-    near = get_close_matches(path, searchable, n=1, cutoff=0.5) or get_close_matches(
-        path.rpartition(".")[2], searchable, n=1, cutoff=0.3
+    # Nearest in writing; then the right name in the wrong section, or in none; then whatever is similar.
+    named = {other.rpartition(".")[2]: other for other in searchable}
+    near = (
+        get_close_matches(path, searchable, n=1, cutoff=0.8)
+        or [named[name] for name in get_close_matches(path.rpartition(".")[2], named, n=1, cutoff=0.7)]
+        or get_close_matches(path, searchable, n=1, cutoff=0.6)
     )
     nearest = f"; the nearest is {near[0]}" if near else ""
     return [Problem(f"space.{path}", value, f"no such setting of a training job{nearest}")]
