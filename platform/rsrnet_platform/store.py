@@ -144,8 +144,9 @@ def connect(uri: str) -> MlflowClient:
 
 def open_client(uri: str) -> MlflowClient:
     """Return MLflow's client for a store that is known to be there; nothing is asked of the store yet."""
-    # MLflow would report usage to its makers; whoever wants that can set the variable to false.
+    # MLflow would report usage to its makers, and draw bars amidst ours; whoever wants that can set the variables.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)

@@ -104,10 +104,14 @@ class Plan:
         self._space = space.parse(job.space)
         self._points = points.planned(self._space, job.search, spec.paper_values(self._space))
         self.total = points.count(self._space, job.search, self._points[0])
-        done = [trial for trial in journal.in_order() if trial.status != "running"]
+        trials = journal.in_order()
+        done = [trial for trial in trials if trial.status != "running"]
         self._waiting = [index for index in range(self.total) if index not in {trial.index for trial in done}]
+        begun = [*self._points, *(trial.point for trial in trials)]
         self._proposals = (
-            points.Proposals(self._space, job.search.seed, done) if job.search.algorithm == "optuna" else None
+            points.Proposals(self._space, job.search.seed, done, begun)
+            if job.search.algorithm == "optuna"
+            else None
         )
 
     @property
@@ -119,7 +123,8 @@ class Plan:
     def most_epochs(self) -> int:
         """Epochs of the longest trial, over all folds."""
         domain = self._space.get("fit.epochs")
-        return self._job.search.folds * max((self._job.fit.epochs, *(domain.values if domain else ())))
+        paper = spec.training(self._job, self._points[0], self._job.name)
+        return self._job.search.folds * max((paper.fit.epochs, *(domain.values if domain else ())))
 
     def next(self) -> tuple[int, Point] | None:
         """Number and point of the next trial; None when there are no more."""
@@ -145,16 +150,15 @@ def _refit(job: spec.TuneJob, folder: runs.Run, winner: Trial) -> spec.TrainJob:
 
 
 def _starts(job: spec.TuneJob) -> list[spec.TrainJob]:
-    """A training for each start of the encoder that the search may ask for."""
+    """A training for each start of the encoder that the search may ask for, the paper's point's first."""
+    domains = space.parse(job.space)
     wanted = {
         path: domain.values
-        for path, domain in space.parse(job.space).items()
+        for path, domain in domains.items()
         if path in ("fit.encoder_weights", "model.depth", "model.width") and domain.listed
     }
-    return [
-        spec.training(job, dict(zip(wanted, values, strict=True)), job.name)
-        for values in product(*wanted.values())
-    ]
+    combinations = [dict(zip(wanted, values, strict=True)) for values in product(*wanted.values())]
+    return [spec.training(job, point, job.name) for point in [spec.paper_values(domains), *combinations]]
 
 
 def _require_folds(job: spec.TuneJob, data: runs.Data) -> None:

@@ -170,7 +170,7 @@ def test_name_that_is_no_file_name_is_refused() -> None:
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("a: !!set {b}\n", "could not determine a constructor"),
         ("kind: trian\n", "the nearest is train"),
-        ("name: x\n", "kind = None: one of train, predict"),
+        ("name: x\n", "kind = None: one of train, tune, predict"),
     ],
 )
 def test_file_that_is_no_job_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -261,11 +261,19 @@ LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     str: TEXT,
     str | None: st.none() | TEXT,
+    int | None: st.none() | st.integers(1, 99),
     tuple[int, ...]: st.sets(st.integers(0, 99), max_size=4).map(sorted),
     tuple[str, ...]: st.sets(st.sampled_from(["HCOCO", "HFlickr"])).map(sorted),
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "train": {"kind": "train", "name": "x", "data.root": "/data"},
+    "tune": {
+        "kind": "tune",
+        "name": "x",
+        "data.root": "/data",
+        "space": {"fit.lr": {"grid": [1e-4, 1e-3]}, "model.scales": {"grid": [[0], [0, 1]]}},
+        "search.algorithm": "grid",
+    },
     "predict": {"kind": "predict", "name": "x", "model": "m", "input": "/in", "output": "/out"},
 }
 
@@ -276,10 +284,10 @@ def values_of(kind: str) -> st.SearchStrategy[dict[str, Any]]:
         path: st.sampled_from(get_args(hint)) if get_origin(hint) is Literal else LEAVES[hint]
         for path, hint in leaves(spec.KINDS[kind])
         if path not in ("kind", "name", "cluster.workers")  # the batch size depends on the workers
+        and path not in REQUIRED[kind]
     }
-    optional = {path: strategy for path, strategy in drawn.items() if path not in REQUIRED[kind]}
     return st.fixed_dictionaries(
-        {path: st.just(value) for path, value in REQUIRED[kind].items()}, optional=optional
+        {path: st.just(value) for path, value in REQUIRED[kind].items()}, optional=drawn
     )
 
 

@@ -71,9 +71,12 @@ class Proposals:
         seed: of the sampler; each trial has its own, made of this and its number, so that a search that goes on
             proposes what an earlier start of it did not.
         done: trials that ended before; they are told to Optuna as if it had proposed them.
+        begun: points of trials that will be tried anyway.
     """
 
-    def __init__(self, space: Mapping[str, Domain], seed: int, done: Sequence[Trial]) -> None:
+    def __init__(
+        self, space: Mapping[str, Domain], seed: int, done: Sequence[Trial], begun: Sequence[Point] = ()
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,7 +84,7 @@ class Proposals:
         self._seed = seed
         self._study = optuna.create_study(direction="maximize")
         self._asked: dict[int, int] = {}
-        self._tried: list[Point] = []
+        self._tried: list[Point] = list(begun)
         for trial in done:
             self.tell(trial)
 
