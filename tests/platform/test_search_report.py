@@ -27,7 +27,8 @@ from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
-from rsrnet_platform.search import figures, report
+from rsrnet_platform.search import report
+from rsrnet_platform.search.report import figures
 from rsrnet_platform.search.trials import Report, Trial
 
 METRIC = "val/iou"
@@ -665,7 +666,8 @@ def test_no_text_covers_another_or_leaves_the_figure(trials: list[Trial], draw: 
 def test_nothing_heavy_is_imported_before_it_is_needed_and_pyplot_never() -> None:
     script = """
 import sys
-from rsrnet_platform.search import figures, report
+from rsrnet_platform.search import report
+from rsrnet_platform.search.report import figures
 from rsrnet_platform.search.trials import Report, Trial
 assert not {"matplotlib", "pyarrow", "pandas", "torch", "ray", "mlflow"} & set(sys.modules)
 made = Trial(0, {"fit.lr": 1e-4}, 2, 1, "finished", [Report(1, 0, 1, .5, .5, 1.), Report(2, 1, 1, .6, .55, 2.)])

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rsrnet_platform.search import drawing
-from rsrnet_platform.search.drawing import save
-from rsrnet_platform.search.outcome import finished, searched, statuses
-from rsrnet_platform.search.parallel import parallel_coordinates
-from rsrnet_platform.search.scales import Scale, scale_of, side_by_side
-from rsrnet_platform.search.timeline import over_time
+from rsrnet_platform.search.report import drawing
+from rsrnet_platform.search.report.drawing import save
+from rsrnet_platform.search.report.outcome import finished, searched, statuses
+from rsrnet_platform.search.report.parallel import parallel_coordinates
+from rsrnet_platform.search.report.scales import Scale, scale_of, side_by_side
+from rsrnet_platform.search.report.timeline import over_time
 from rsrnet_platform.search.trials import Trial
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsrnet_platform.search.outcome import searched
+from rsrnet_platform.search.report.outcome import searched
 from rsrnet_platform.search.trials import Trial
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsrnet_platform.search.outcome import comparison
-from rsrnet_platform.search.table import whole
+from rsrnet_platform.search.report.outcome import comparison
+from rsrnet_platform.search.report.table import whole
 from rsrnet_platform.search.trials import Status, Trial
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from rsrnet_platform.search import drawing
-from rsrnet_platform.search.outcome import WORDS, finished, length, time_unit
+from rsrnet_platform.search.report import drawing
+from rsrnet_platform.search.report.outcome import WORDS, finished, length, time_unit
 from rsrnet_platform.search.trials import Trial
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from rsrnet_platform.search.outcome import show
+from rsrnet_platform.search.report.outcome import show
 
 FEW = 8
 """Up to so many values of a setting are told apart one by one."""

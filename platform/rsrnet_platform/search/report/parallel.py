@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsrnet_platform.search import drawing
-from rsrnet_platform.search.outcome import PAPER, finished, searched
-from rsrnet_platform.search.scales import even_values, scale_of, side_by_side
+from rsrnet_platform.search.report import drawing
+from rsrnet_platform.search.report.outcome import PAPER, finished, searched
+from rsrnet_platform.search.report.scales import even_values, scale_of, side_by_side
 from rsrnet_platform.search.trials import Trial
 
 if TYPE_CHECKING:

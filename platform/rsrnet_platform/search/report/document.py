@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rsrnet_platform.search import figures
-from rsrnet_platform.search.outcome import (
+from rsrnet_platform.search.report import figures
+from rsrnet_platform.search.report.outcome import (
     PAPER,
     WORDS,
     Comparison,
@@ -24,11 +24,9 @@ from rsrnet_platform.search.outcome import (
     show,
     statuses,
 )
-from rsrnet_platform.search.table import whole, write_table
+from rsrnet_platform.search.report.table import whole, write_table
 from rsrnet_platform.search.trials import Trial
 from rsrnet_platform.terminal import duration
-
-__all__ = ["Comparison", "comparison", "summary", "write", "write_table"]
 
 REPORT = "report.md"
 
