@@ -117,10 +117,13 @@ class Run:
         Raises:
             UserError: naming every setting that differs.
         """
+        if not self.state.attempt:
+            return
+        then, now = self.state.settings, spec.flatten(job)
         changed = [
-            f"{path}: {self.state.settings[path]!r}, now {value!r}"
-            for path, value in spec.flatten(job).items()
-            if not path.startswith(MAY_CHANGE) and self.state.settings.get(path, value) != value
+            f"{path}: {then.get(path, 'not there')!r}, now {now.get(path, 'not there')!r}"
+            for path in dict.fromkeys([*then, *now])
+            if not _may_change(path, job) and _differ(path, then, now)
         ]
         if changed:
             lines = "\n  ".join(changed)
@@ -143,6 +146,18 @@ class Run:
             raise UserError(
                 f"{self._path}: damaged ({error}). Remove the folder {self.folder}, or give the job another name."
             ) from error
+
+
+def _may_change(path: str, job: spec.TrainJob | spec.TuneJob) -> bool:
+    # The checkpoints of a trial with several workers are Ray Train's, those of one with a single worker are not.
+    return path.startswith(MAY_CHANGE) and not (job.kind == "tune" and path == "cluster.workers")
+
+
+def _differ(path: str, then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a setting changed; one that came with a newer release has its default, as it had before."""
+    if path.startswith("space."):
+        return (path in then, then.get(path)) != (path in now, now.get(path))
+    return path in then and path in now and then[path] != now[path]
 
 
 @contextmanager

@@ -119,6 +119,26 @@ class Tracker:
             tracker._held.update((key, point.step) for point in points)
         return tracker
 
+    @classmethod
+    def give_up(cls, uri: str, config: TrackingConfig, attempt: str) -> None:
+        """End the run of an attempt that was killed and is not to go on, and the runs below it, as KILLED.
+
+        Args:
+            uri: the store, as :func:`prepare` returned it.
+            config: the ``tracking`` section of the job.
+            attempt: as in :meth:`of_attempt`; nothing happens if there is no such run, or it ended.
+        """
+        with explained(uri):
+            client = open_client(uri)
+            experiment = ensure_experiment(client, uri, config.experiment)
+            found = client.search_runs([experiment], f"tags.`{ATTEMPT_TAG}` = '{attempt}'")
+        for run in found:
+            tracker = cls(uri, run.info.run_id)
+            for _, child in tracker.running_children():
+                child.finish("KILLED")
+            if run.info.status == "RUNNING":
+                tracker.finish("KILLED")
+
     def reopen(self, tags: Mapping[str, str] | None = None) -> None:
         """Set the run to RUNNING again, with the tags that are new in this attempt (the Ray job id)."""
         self._call(self._client.update_run, self.run_id, status="RUNNING")
@@ -164,6 +184,17 @@ class Tracker:
     def log_folder(self, folder: Path, path: str) -> None:
         """Keep the files of a folder as artifacts under a path."""
         self._call(self._client.log_artifacts, self.run_id, str(folder), path)
+
+    def running_children(self) -> list[tuple[Mapping[str, str], Tracker]]:
+        """The runs below this one that are RUNNING, each with its tags."""
+        experiment = self._call(self._client.get_run, self.run_id).info.experiment_id
+        found = self._call(
+            self._client.search_runs,
+            [experiment],
+            f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'",
+            max_results=50_000,
+        )
+        return [(run.data.tags, Tracker.attach(self.uri, run.info.run_id)) for run in found]
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """End the run with a status."""

@@ -40,6 +40,8 @@ def run(job: spec.TrainJob, *, fresh: bool) -> None:
             preflight.try_weights(job, folder, fresh)
             data = preflight.inspect_images(job, split, None if fresh else folder.state.data)
             uri = prepare(job.tracking)
+            if fresh:
+                Tracker.give_up(uri, job.tracking, folder.state.attempt_id)
             folder.begin(job, data, fresh=fresh)
             console.print(f"Training {job.name} with {place}: {data.train} images, {data.val} to validate.")
             _train(job, folder, uri, place)

@@ -40,6 +40,8 @@ def run(job: spec.TuneJob, *, fresh: bool) -> None:
             data = preflight.inspect_images(base, split, None if fresh else folder.state.data)
             _require_folds(job, data)
             uri = prepare(job.tracking)
+            if fresh:
+                Tracker.give_up(uri, job.tracking, folder.state.attempt_id)
             folder.begin(job, data, fresh=fresh)
             winner = _search(job, folder, uri, place)
             if job.refit:
@@ -74,7 +76,7 @@ def _search(job: spec.TuneJob, folder: runs.Run, uri: str, place: cluster.Cluste
                 f"Searching {job.name}: {plan.total} trials of {job.search.folds} folds, {at_once} at once, {place}."
             )
             shared = ray_tune.Shared(job, str(ledger.folder), frozenset(folder.data.skipped), place)
-            with Screen(ledger, plan.total, at_once).shown(console):
+            with Screen(ledger, lambda: plan.total, at_once).shown(console):
                 ray_tune.run(shared, plan.next, plan.most_epochs, ledger)
         trials = journal.in_order()
         report.write(trials, job.search.metric, job.name, attempt / REPORT)
@@ -105,11 +107,13 @@ class Plan:
         self._points = points.planned(self._space, job.search, spec.paper_values(self._space))
         self.total = points.count(self._space, job.search, self._points[0])
         trials = journal.in_order()
-        done = [trial for trial in trials if trial.status != "running"]
+        # What was begun is finished, also where fewer trials are asked for now; what failed is tried again.
+        self.total = max(self.total, *(trial.index + 1 for trial in trials), 0)
+        done = [trial for trial in trials if trial.status not in ("running", "failed")]
         self._waiting = [index for index in range(self.total) if index not in {trial.index for trial in done}]
         begun = [*self._points, *(trial.point for trial in trials)]
         self._proposals = (
-            points.Proposals(self._space, job.search.seed, done, begun)
+            points.Proposals(self._space, job.search.seed, done, begun, self.total)
             if job.search.algorithm == "optuna"
             else None
         )
@@ -135,7 +139,12 @@ class Plan:
             return index, begun.point
         if self._proposals is None or index < len(self._points):
             return index, self._points[index]
-        return index, self._proposals.ask(index)
+        point = self._proposals.ask(index)
+        if point is None:  # every point of the space was tried
+            self.total = index
+            self._waiting.clear()
+            return None
+        return index, point
 
     def ended(self, trial: Trial) -> None:
         """Learn from a trial that ended."""
@@ -145,7 +154,8 @@ class Plan:
 
 def _refit(job: spec.TuneJob, folder: runs.Run, winner: Trial) -> spec.TrainJob:
     """The training with the best point; more trials, or a fresh start, may find another and train that."""
-    refit = spec.training(job, winner.point, f"{job.name}-{folder.attempt}-trial-{winner.index}")
+    name = f"{job.name}-trial-{winner.index}-{folder.state.attempt_id[:6]}"
+    refit = spec.training(job, winner.point, name)
     return replace(refit, description=f"Best point of the search {job.name}: trial {winner.index}")
 
 

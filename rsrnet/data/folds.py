@@ -70,7 +70,9 @@ def folds(composites: Sequence[Composite], n: int, seed: int) -> list[Split]:
             totals[smallest] += size
     if n < 2 or not all(members):
         number = sum(map(len, members))
-        raise DataError(f"cannot make {n} folds of {number} photographs or scenes; ask for 2 to {number} folds")
+        raise DataError(
+            f"cannot make {n} folds of {number} photographs or scenes; ask for 2 to {number} folds"
+        )
     return [_split(composites, fold) for fold in members]
 
 

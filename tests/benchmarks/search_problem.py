@@ -6,17 +6,15 @@ down: a tiny network learns part of it in a few epochs, and how large a part dep
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
@@ -101,7 +99,7 @@ def search_job(
 def run_search(job: spec.TuneJob) -> list[Trial]:
     """Search as `rsrnet run` does, without a word; the trials."""
     console.quiet = True
-    tune.run(job, fresh=False)
+    tune.run(job, fresh=True)
     return Journal(Path(job.storage) / job.name / "attempt-1").in_order()
 
 
@@ -136,50 +134,39 @@ def train_here(job: spec.TuneJob, point: Point, host: TrialHost) -> float:
     return time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class Curve:
-    """How one trial went, epoch by epoch over all folds."""
+class Stopwatch:
+    """Writes down when functions begin and end."""
 
-    point: Point
-    objectives: tuple[float, ...]
-    seconds: tuple[float, ...]
-    """Of each epoch with everything around it: from report to report, the first from the trial's beginning."""
+    def __init__(self) -> None:
+        self.spans: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
 
+    @contextmanager
+    def on(self, calls: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[None]:
+        """Time methods, given as class and name by label, as long as the context lasts."""
+        with ExitStack() as stack:
+            for label, methods in calls.items():
+                for owner, name in methods:
+                    timed = self.timed(label, getattr(owner, name))
+                    # A class method is bound already.
+                    is_bound = isinstance(vars(owner)[name], classmethod)
+                    stack.enter_context(patch.object(owner, name, staticmethod(timed) if is_bound else timed))
+            yield
 
-def write_curves(trials: Iterable[Trial], path: Path) -> None:
-    """Write the learning curves of trials as a table: a row an epoch."""
-    rows = [
-        {
-            "trial": trial.index,
-            "point": json.dumps(dict(trial.point)),
-            "step": report.step,
-            "fold": report.fold,
-            "epoch": report.epoch,
-            "score": report.score,
-            "objective": report.objective,
-            "seconds": round(report.time - before, 4),
-        }
-        for trial in trials
-        for before, report in zip(
-            [trial.started, *(each.time for each in trial.reports)], trial.reports, strict=False
-        )
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+    def timed(self, label: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, timed."""
 
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.spans[label].append((start, time.perf_counter()))
 
-def read_curves(path: Path) -> list[Curve]:
-    """Read what :func:`write_curves` wrote; trial 0, the paper's own point, comes first."""
-    rows: dict[int, list[dict[str, Any]]] = {}
-    for row in pq.read_table(path).sort_by([("trial", "ascending"), ("step", "ascending")]).to_pylist():
-        rows.setdefault(row["trial"], []).append(row)
-    return [
-        Curve(
-            json.loads(curve[0]["point"]),
-            tuple(row["objective"] for row in curve),
-            tuple(row["seconds"] for row in curve),
-        )
-        for curve in rows.values()
-    ]
+        return timed
+
+    def seconds(self, label: str, start: float, end: float) -> float:
+        """Spent in the methods of a label between two times."""
+        return sum(stop - begin for begin, stop in self.spans[label] if start <= begin and stop <= end)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

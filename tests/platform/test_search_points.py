@@ -149,7 +149,9 @@ def search(
     proposals = Proposals(space.parse(given_), seed, [])
     found: list[Trial] = []
     for index in range(1, trials + 1):
-        found.append(ended(index, point := proposals.ask(index), judge(point)))
+        if (point := proposals.ask(index)) is None:
+            break
+        found.append(ended(index, point, judge(point)))
         if index == known:
             proposals = Proposals(space.parse(given_), seed, found)
         else:
@@ -225,7 +227,7 @@ def test_trials_outside_the_space_are_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("status", "objective", "counts_as"),
-    [("diverged", 0.9, 0.0), ("stopped", 0.4, 0.4), ("failed", 0.4, 0.4), ("finished", 0.9, 0.9)],
+    [("diverged", 0.9, 0.0), ("failed", 0.4, 0.4), ("finished", 0.9, 0.9)],
 )
 @pytest.mark.parametrize("asked", [True, False])
 def test_what_a_trial_counts_as(status: Status, objective: float, counts_as: float, asked: bool) -> None:
@@ -251,6 +253,36 @@ def test_what_a_trial_counts_as(status: Status, objective: float, counts_as: flo
 
     assert next_after(told(status, objective)) == next_after(told("finished", counts_as))
     assert next_after(told("finished", 0.0)) != next_after(told("finished", 0.9))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_trials_that_were_given_up_rank_behind_those_that_were_not(asked: bool) -> None:
+    """However well they stood then: they were judged on fewer epochs."""
+    proposals = Proposals(space.parse(DRAWN), 7, [])
+    proposed = [proposals.ask(index) for index in range(1, 41)]
+    trials = [
+        ended(index, point, *((0.9, "stopped") if point["fit.lr"] < 1e-4 else (0.5, "finished")))
+        for index, point in enumerate(proposed, 1)
+    ]
+    if asked:
+        for trial in trials:
+            proposals.tell(trial)
+    else:
+        proposals = Proposals(space.parse(DRAWN), 7, trials)
+    later = [proposals.ask(index)["fit.lr"] for index in range(50, 80)]
+    assert sum(lr >= 1e-4 for lr in later) / len(later) > 0.75
+
+
+def test_a_small_budget_is_not_spent_on_random_draws_alone() -> None:
+    """The same trials told, another proposal: so TPE was asked, after a third of nine."""
+
+    def fourth(objectives: list[float]) -> Point | None:
+        asker = Proposals(space.parse(DRAWN), 7, [], trials=9)
+        for index, value in enumerate(objectives, 1):
+            asker.tell(ended(index, asker.ask(index), value))
+        return asker.ask(4)
+
+    assert fourth([0.1, 0.5, 0.9]) != fourth([0.9, 0.5, 0.1])
 
 
 def test_trial_that_never_scored_counts_as_zero() -> None:
@@ -296,10 +328,10 @@ def test_running_trials_are_not_proposed_again_either() -> None:
     assert len({key(proposals.ask(index)) for index in range(1, 8)}) == 7
 
 
-def test_exhausted_space_still_gives_points() -> None:
+def test_exhausted_space_gives_each_point_once() -> None:
     trials = search(SMALL, 12, lambda point: 0.5, 4)
     assert all(is_in(trial.point, SMALL) for trial in trials)
-    assert len({key(trial.point) for trial in trials}) == 8
+    assert len(trials) == len({key(trial.point) for trial in trials}) == 8
 
 
 def test_count_of_proposals_is_as_many_as_asked_for_and_the_papers() -> None:

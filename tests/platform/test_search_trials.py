@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,13 +115,12 @@ def test_file_of_a_trial_is_whole_at_every_moment(tmp_path: Path, monkeypatch: p
     journal.keep(trial)
     before = Journal(tmp_path).trials[1]
 
-    def full(path: Path, *args: Any, **options: Any) -> None:
-        path.write_bytes(b'{"index"')
+    def full(descriptor: int) -> None:
         raise OSError("no space left on device")
 
     trial.status = "finished"
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="no space"):
             journal.keep(trial)
     assert Journal(tmp_path).trials == {1: before}
@@ -299,7 +299,7 @@ class Books:
 
 def line(trials: list[Trial], total: int, at_once: int = 2, seconds: float = 100.0) -> str:
     running = [trial for trial in trials if trial.status == "running"]
-    return Screen(Books(trials, running, seconds), total, at_once).line()  # type: ignore[arg-type]
+    return Screen(Books(trials, running, seconds), lambda: total, at_once).line()  # type: ignore[arg-type]
 
 
 def test_line_says_how_far_the_search_is() -> None:
@@ -337,7 +337,7 @@ def test_line_before_the_first_trial() -> None:
 
 def test_trials_that_an_earlier_start_left_are_to_come() -> None:
     left = trained([[0.5]], epochs=4, status="running")
-    screen = Screen(Books([left], [], 100.0), 3, 1)  # type: ignore[arg-type]
+    screen = Screen(Books([left], [], 100.0), lambda: 3, 1)  # type: ignore[arg-type]
     assert screen.line().startswith("0 of 3 trials done, 0 running, 3 to come")
 
 

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from rsrnet import engine
+from rsrnet.checkpoint import CheckpointError
 from rsrnet.data.config import DataConfig
 from rsrnet.data.folds import Split, folds
 from rsrnet.data.lists import read_list
@@ -79,8 +80,7 @@ def cross_validate(task: TrialTask, host: TrialHost) -> None:
     """Train on every fold up to the last epoch, from the newest checkpoint if there is one."""
     splits = split_into_folds(task.job.data, task.search, task.skipped)
     with host.newest() as folder:
-        scores, last = _progress(folder)
-        training = begin(task.job, host, folder)
+        scores, last, training = _resume(task, host, folder)
     if last:
         host.repeat(last)
     while True:
@@ -89,6 +89,19 @@ def cross_validate(task: TrialTask, host: TrialHost) -> None:
         if len(scores) == len(splits):
             return
         training = begin(task.job, host, None)
+
+
+def _resume(
+    task: TrialTask, host: TrialHost, folder: Path | None
+) -> tuple[list[float], dict[str, Any], engine.Training]:
+    """Scores of the folds done, the last report, and the training to go on with."""
+    try:
+        return *_progress(folder), begin(task.job, host, folder)
+    except (CheckpointError, OSError, ValueError, KeyError):
+        if folder is None:
+            raise
+        # A damaged checkpoint costs the trial what it had done, not its place in the search.
+        return [], {}, begin(task.job, host, None)
 
 
 def _train_fold(

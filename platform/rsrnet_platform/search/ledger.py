@@ -9,11 +9,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rsrnet_platform import spec
+from rsrnet_platform.errors import UserError
 from rsrnet_platform.search.trials import Journal, Point, Report, Status, Trial
 from rsrnet_platform.tracking import Tracker
 
@@ -66,6 +68,9 @@ class Ledger:
         trial = self.journal.trials.get(index) or Trial(
             index, dict(point), self.job.search.folds, training.fit.epochs, started=self.seconds
         )
+        trial.status, trial.error, trial.over = "running", None, None
+        # First of all the point: a run without it could become another trial's after a kill.
+        self.journal.keep(trial)
         tracker = Tracker.of_attempt(
             self._parent.uri,
             self.job.tracking,
@@ -80,20 +85,27 @@ class Ledger:
         self.journal.keep(trial)
 
     def hear(self, index: int, result: Mapping[str, Any]) -> None:
-        """A trial reports an epoch, or why it cannot go on."""
+        """A trial reports an epoch, or why it cannot go on.
+
+        Raises:
+            UserError: if that is no fault of its point's: the search cannot go on either.
+        """
         trial = self.journal.trials[index]
         if "error" in result:
-            trial.status = "diverged" if result["diverged"] else "failed"
-            trial.error = result["error"]
+            if not result["diverged"]:
+                raise UserError(f"Trial {index} cannot go on, and no other would:\n{result['error']}")
+            trial.status, trial.error = "diverged", result["error"]
             return
         values = {key: result[key] for key in ("step", "fold", "epoch", "score", "objective")}
         if trial.add(Report(**values, time=self.seconds)):
             self.journal.keep(trial)
-            fold = f"fold_{result['fold'] + 1}/"
-            metrics = {fold + key: value for key, value in result["metrics"].items()}
-            self._open[index].log_epochs(
-                [(result["epoch"], metrics), (result["step"], {"objective": result["objective"]})]
-            )
+        fold = f"fold_{result['fold'] + 1}/"
+        metrics = {fold + key: value for key, value in result["metrics"].items()}
+        # Also of a report that is repeated: a kill may have come between the journal and the store, and the
+        # tracker leaves out what that holds.
+        self._open[index].log_epochs(
+            [(result["epoch"], metrics), (result["step"], {"objective": result["objective"]})]
+        )
 
     def end(self, index: int, error: str | None = None) -> None:
         """A trial is over; ``error`` says why, if it died."""
@@ -102,22 +114,34 @@ class Ledger:
             trial.status, trial.error = _outcome(trial, error), error
         trial.over = self.seconds
         self.journal.keep(trial)
-        tracker = self._open.pop(index)
+        self._close(trial, self._open.pop(index))
+        self._on_end(trial)
+
+    def _close(self, trial: Trial, tracker: Tracker) -> None:
+        """End the run of a trial that ended, and remove its checkpoints."""
         if trial.spread is not None:
             tracker.log_epoch(trial.step, {"objective_std": trial.spread})
         tracker.set_tags({"outcome": trial.status} | ({"error": trial.error} if trial.error else {}))
         tracker.finish("FAILED" if trial.status in ("failed", "diverged") else "FINISHED")
-        shutil.rmtree(self.folder / f"{index:04d}", ignore_errors=True)  # its checkpoints
-        self._on_end(trial)
+        if trial.status != "failed":  # it is tried again when the search is started again
+            shutil.rmtree(self.folder / f"{trial.index:04d}", ignore_errors=True)
 
     def __enter__(self) -> Self:
+        # What an earlier start was killed over: a trial whose end is in the journal, but not in the store.
+        for tags, tracker in self._parent.running_children():
+            trial = self.journal.trials.get(int(tags.get("trial", -1)))
+            if trial is None or trial.status == "running":
+                tracker.finish("KILLED")
+            else:
+                self._close(trial, tracker)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for index in list(self._open):
-            self._open.pop(index).finish("KILLED")
+        with ExitStack() as every:  # the others are closed too if one cannot be
+            for tracker in self._open.values():
+                every.callback(tracker.finish, "KILLED")
 
 
 def _outcome(trial: Trial, error: str | None) -> Status:

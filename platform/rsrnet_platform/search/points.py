@@ -18,7 +18,8 @@ from rsrnet_platform.search.trials import Point, Trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import Trial as OptunaTrial
 
 PATIENCE = 100
 """Draws in a row that bring nothing new before a space counts as exhausted: a trial repeated finds the same."""
@@ -72,10 +73,16 @@ class Proposals:
             proposes what an earlier start of it did not.
         done: trials that ended before; they are told to Optuna as if it had proposed them.
         begun: points of trials that will be tried anyway.
+        trials: how many points will be asked for: about a third of them, at most ten, are draws for TPE to learn from.
     """
 
     def __init__(
-        self, space: Mapping[str, Domain], seed: int, done: Sequence[Trial], begun: Sequence[Point] = ()
+        self,
+        space: Mapping[str, Domain],
+        seed: int,
+        done: Sequence[Trial],
+        begun: Sequence[Point] = (),
+        trials: int = 30,
     ) -> None:
         import optuna
 
@@ -83,47 +90,63 @@ class Proposals:
         self._distributions = {path: _distribution(domain) for path, domain in space.items()}
         self._seed = seed
         self._study = optuna.create_study(direction="maximize")
-        self._asked: dict[int, int] = {}
+        self._asked: dict[int, OptunaTrial] = {}
+        self._startup = min(10, max(3, trials // 3))
         self._tried: list[Point] = list(begun)
         for trial in done:
             self.tell(trial)
 
-    def ask(self, index: int) -> Point:
-        """The point of the trial of that number: one that was not tried, unless hardly any is left."""
+    def ask(self, index: int) -> Point | None:
+        """The point of the trial of that number: one that was not tried; None if hardly any is left."""
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
         seed = random.Random(f"{self._seed}/{index}").getrandbits(32)  # noqa: S311 - no secret
-        self._study.sampler = TPESampler(multivariate=True, constant_liar=True, seed=seed)
+        self._study.sampler = TPESampler(
+            multivariate=True, constant_liar=True, seed=seed, n_startup_trials=self._startup
+        )
         for _ in range(PATIENCE):
             asked = self._study.ask(self._distributions)
             point = {path: _decoded(value) for path, value in asked.params.items()}
             if point not in self._tried:
-                self._asked[index] = asked.number
-                break
+                self._asked[index] = asked
+                self._tried.append(point)
+                return point
             self._study.tell(asked.number, state=TrialState.FAIL)
-        self._tried.append(point)
-        return point
+        return None
 
     def tell(self, trial: Trial) -> None:
-        """Say how a trial ended; one that scored nothing counts as 0, the lowest score there is."""
-        value = trial.objective or 0.0
+        """Say how a trial ended.
+
+        One that was given up counts as pruned: its objective is over fewer epochs, and TPE ranks it behind those
+        that were trained to the end. One that scored nothing counts as 0, the lowest score there is.
+        """
+        from optuna.trial import TrialState
+
+        state = TrialState.PRUNED if trial.status == "stopped" else TrialState.COMPLETE
+        value = None if state == TrialState.PRUNED else trial.objective or 0.0
         self._tried.append(trial.point)
-        number = self._asked.pop(trial.index, None)
-        if number is not None:
-            self._study.tell(number, value)
-        elif (frozen := self._frozen(trial.point, value)) is not None:
+        asked = self._asked.pop(trial.index, None)
+        if asked is not None:
+            for report in trial.reports:
+                asked.report(report.objective, report.step)
+            self._study.tell(asked, value, state=state)
+        elif (frozen := self._frozen(trial, value, state)) is not None:
             self._study.add_trial(frozen)
 
-    def _frozen(self, point: Point, value: float) -> FrozenTrial | None:
+    def _frozen(self, trial: Trial, value: float | None, state: TrialState) -> FrozenTrial | None:
         """A trial that Optuna did not propose; None outside the space, of which it could not learn."""
         import optuna
 
         try:
             return optuna.trial.create_trial(
-                params={path: _encoded(point[path], each) for path, each in self._distributions.items()},
+                params={
+                    path: _encoded(trial.point[path], each) for path, each in self._distributions.items()
+                },
                 distributions=self._distributions,
                 value=value,
+                state=state,
+                intermediate_values={report.step: report.objective for report in trial.reports},
             )
         except ValueError:
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import Cluster
+from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.search import schedulers
 from rsrnet_platform.search.ledger import Ledger
 from rsrnet_platform.search.schedulers import INDEX
@@ -33,6 +35,7 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends this program like any other
     "RAY_AIR_NEW_OUTPUT": "0",  # prints tables in spite of verbose=0
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_THRESHOLD_S": "60",  # it tells of slow calls, such as a store's
     # Tune would wait ten minutes for an actor that does not end before it frees what the actor holds.
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -59,13 +62,16 @@ def run(
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    # It misses those files then.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    # It misses those files, and tells every failure of a trial with its traceback; the report has the reason.
+    for name in ("analysis.experiment_analysis", "execution.tune_controller", "tune"):
+        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     job, place = shared.job, shared.place
     answer = None
     in_actor = job.cluster.workers == 1
     if not in_actor and job.search.scheduler != "none":
-        verdicts: Any = ray.remote(num_cpus=0)(Verdicts).remote()
+        # On this machine, which cannot be taken away without ending the search anyway.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        verdicts: Any = ray.remote(num_cpus=0)(Verdicts).options(scheduling_strategy=here).remote()
         shared = replace(shared, verdicts=verdicts)
         answer = verdicts.say.remote
     # The function of a trial with workers of its own only waits for them: it must not take a CPU from them.
@@ -85,12 +91,16 @@ def run(
             name=scratch.name,
             storage_path=str(scratch.parent),
             callbacks=[_Listener(ledger)],
-            failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
+            # Ray Train restarts workers by itself: both would multiply.
+            failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures if in_actor else 0),
             verbose=0,
         ),
     )
     try:
         tuner.fit()
+    except tune.TuneError as error:
+        # What the ledger raises comes wrapped, with tracebacks in its text.
+        raise next(filter(is_user_error, _causes(error)), error) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -146,9 +156,18 @@ class _Listener(_NotKept, tune.Callback):
         self._ledger.end(trial.config[INDEX])
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        self._ledger.end(trial.config[INDEX], error=_last_line(trial.get_error()))
+        self._ledger.begin(trial.config[INDEX], trial.config[POINT])  # it may have died before it started
+        self._ledger.end(trial.config[INDEX], error=_reason(trial))
 
 
-def _last_line(error: object) -> str:
-    """What an error says, without the traceback that Ray puts before it."""
-    return str(error).strip().splitlines()[-1] if error else "died without a word"
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _reason(trial: Any) -> str:
+    """What the error of a trial says, without the traceback that Ray puts before it."""
+    file = Path(trial.error_file) if trial.error_file else None
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file and file.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "died without a word")

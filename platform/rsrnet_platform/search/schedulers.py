@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from rsrnet_platform.search.config import SearchConfig
-from rsrnet_platform.search.trials import Trial
+from rsrnet_platform.search.trials import Report, Trial
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -43,18 +43,19 @@ def make(
             without the interruption.
         answer: gets every decision, and has trials end themselves; otherwise Tune ends them.
     """
+    grace = max(1, min(search.grace_epochs or most_epochs // search.folds, most_epochs))
     scheduler: _Remembering
     if search.scheduler == "asha":
         scheduler = _Asha(
             **_BY,
             max_t=most_epochs,
-            grace_period=min(search.grace_epochs, most_epochs),
+            grace_period=grace,
             reduction_factor=search.reduction_factor,
         )
     elif search.scheduler == "median":
         # A trial never yields: it would lose its place to wait for company, and save nothing.
         never: Any = math.inf
-        scheduler = _Median(**_BY, grace_period=search.grace_epochs, min_time_slice=never)
+        scheduler = _Median(**_BY, grace_period=grace, min_time_slice=never)
     else:
         return FIFOScheduler()
     scheduler.remember(known, answer)
@@ -79,10 +80,11 @@ class _Remembering(TrialScheduler):
     def remember(self, known: Sequence[Trial], answer: Answer | None) -> None:
         self._stand_ins: dict[int, StandIn] = {}
         self._newest: dict[int, tuple[int, str]] = {}
-        told = [(report.time, trial.index, report) for trial in known for report in trial.reports]
+        told = [(report.time, trial.index, report, trial) for trial in known for report in trial.reports]
         # As they came: a decision depends on what had been reported by then.
-        for _, index, report in sorted(told, key=lambda each: each[:2]):
-            self._decide(index, {STEP: report.step, OBJECTIVE: report.objective})
+        for _, index, report, trial in sorted(told, key=lambda each: each[:2]):
+            result = {STEP: report.step, OBJECTIVE: report.objective}
+            self._decide(index, result, self._made(trial, report))
         self._answer = answer
 
     def on_trial_add(self, tune_controller: TuneController, trial: Any) -> None:
@@ -104,7 +106,13 @@ class _Remembering(TrialScheduler):
     def on_trial_remove(self, tune_controller: TuneController, trial: Any) -> None:
         """Nothing: it never ran."""
 
-    def _decide(self, index: int, result: dict[str, Any]) -> str:
+    def _made(self, trial: Trial, report: Report) -> str | None:
+        """The decision on an earlier report; None where a kill may have come before it was made."""
+        if report is not trial.reports[-1]:
+            return self.CONTINUE
+        return {"stopped": self.STOP, "running": None}.get(trial.status, self.CONTINUE)
+
+    def _decide(self, index: int, result: dict[str, Any], made: str | None = None) -> str:
         """Decide on a report; on one that was heard before, as then."""
         step, decision = self._newest.get(index, (0, self.CONTINUE))
         if result[STEP] <= step:
@@ -112,11 +120,15 @@ class _Remembering(TrialScheduler):
         if index not in self._stand_ins:
             self._stand_ins[index] = StandIn(str(index), {INDEX: index})
             super().on_trial_add(None, self._stand_ins[index])  # type: ignore[arg-type]
-        decision = super().on_trial_result(None, self._stand_ins[index], result)  # type: ignore[arg-type]
+        decision = self._rule(self._stand_ins[index], result, made)
         if index == 0:
             decision = self.CONTINUE
         self._newest[index] = result[STEP], decision
         return decision
+
+    def _rule(self, stand_in: StandIn, result: dict[str, Any], made: str | None) -> str:
+        """Ray's rule; it is asked again where the decision was made already, to learn what it knew."""
+        return super().on_trial_result(None, stand_in, result)  # type: ignore[arg-type]
 
 
 class _Asha(_Remembering, ASHAScheduler):
@@ -124,7 +136,12 @@ class _Asha(_Remembering, ASHAScheduler):
 
 
 class _Median(_Remembering, MedianStoppingRule):
-    def _decide(self, index: int, result: dict[str, Any]) -> str:
+    def _rule(self, stand_in: StandIn, result: dict[str, Any], made: str | None) -> str:
+        if (
+            made is not None
+        ):  # it learns by the report alone, and deciding looks at every report of every trial
+            self._results[stand_in].append(result)
+            return made
         # The rule takes no more reports of a trial that it would have stopped; trial 0 goes on all the same.
         self._stopped_trials.clear()
-        return super()._decide(index, result)
+        return super()._rule(stand_in, result, made)

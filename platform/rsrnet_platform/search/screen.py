@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import fmean
 
@@ -28,11 +28,11 @@ class Screen:
 
     Args:
         ledger: its books.
-        total: trials it will have.
+        total: tells how many trials it will have.
         at_once: trials that run at the same time.
     """
 
-    def __init__(self, ledger: Ledger, total: int, at_once: int) -> None:
+    def __init__(self, ledger: Ledger, total: Callable[[], int], at_once: int) -> None:
         self._ledger = ledger
         self._total = total
         self._at_once = at_once
@@ -72,8 +72,8 @@ class Screen:
         )
         done, running = _done(trials), len(self._ledger.running)
         return (
-            f"{done} of {self._total} trials done{f' ({how})' if how else ''}, {running} running, "
-            f"{self._total - done - running} to come"
+            f"{done} of {self._total()} trials done{f' ({how})' if how else ''}, {running} running, "
+            f"{self._total() - done - running} to come"
         )
 
     def _best(self) -> str:
@@ -84,14 +84,14 @@ class Screen:
         trials = self._ledger.journal.in_order()
         if not trials:
             return "starting the first trials"
-        left = seconds_left(trials, self._total, self._at_once, self._ledger.seconds)
+        left = seconds_left(trials, self._total(), self._at_once, self._ledger.seconds)
         return f"{duration(self._ledger.seconds)} so far" + (f", about {duration(left)} left" if left else "")
 
     def picture(self) -> RenderableType:
         """Where the search stands, with what each running trial does."""
         trials = self._ledger.journal.in_order()
         bar = Table.grid(padding=(0, 2))
-        bar.add_row(ProgressBar(total=self._total, completed=_done(trials), width=24), self._counts())
+        bar.add_row(ProgressBar(total=self._total(), completed=_done(trials), width=24), self._counts())
         parts: list[RenderableType] = [bar, Text(self._times())]
         if (winner := best(trials)) is not None:
             parts.append(Text(f"best   {_score(winner)}  {short(winner)}"))

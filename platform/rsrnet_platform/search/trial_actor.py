@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from ray import tune
@@ -59,7 +60,11 @@ def folder_of(config: dict[str, Any], shared: Shared) -> Path:
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Report what trying again would not mend, instead of dying of it: such as a loss that became NaN."""
+    """Report what trying again would not mend, instead of dying of it.
+
+    A loss that became NaN is the point's fault. The user's other errors are not: without its images, or its
+    weights, no trial can be trained.
+    """
     try:
         yield
     except Exception as error:
@@ -87,6 +92,8 @@ class ActorHost:
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
+        for partial in self.folder.glob("partial-*"):
+            shutil.rmtree(partial, ignore_errors=True)
         yield max(self.folder.glob("checkpoint-*"), default=None)
 
     def repeat(self, metrics: dict[str, Any]) -> None:
@@ -95,11 +102,13 @@ class ActorHost:
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
-        partial = self.folder / "partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        # A name of its own: after a kill on a cluster that lives on, an orphan may still write here for a moment.
+        partial = self.folder / f"partial-{uuid4().hex}"
         write(partial)
+        whole = self.folder / f"checkpoint-{metrics['step']:06d}"
+        shutil.rmtree(whole, ignore_errors=True)  # damaged: the trial started over
         older = list(self.folder.glob("checkpoint-*"))
-        partial.rename(self.folder / f"checkpoint-{metrics['step']:06d}")
+        partial.rename(whole)
         for folder in older:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         tune.report(metrics)

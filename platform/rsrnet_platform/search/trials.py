@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal, TypeAlias
 
+from rsrnet_platform.errors import UserError
+
 Point: TypeAlias = Mapping[str, Any]
 """Value of each searched setting by its dotted path, such as ``{"model.iterations": 12}``; lists, not tuples."""
 
@@ -140,10 +142,16 @@ class Journal:
         self.trials[trial.index] = trial
         path = self._folder / f"{trial.index:04d}.json"
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(trial), indent=1), encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(asdict(trial), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
 
 
 def _read(path: Path) -> Trial:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return Trial(**{**values, "reports": [Report(**report) for report in values["reports"]]})
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Trial(**{**values, "reports": [Report(**report) for report in values["reports"]]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}). Remove it, and its trial is run again.") from error

@@ -1,0 +1,179 @@
+"""What the schedulers would save in searches too large to train here: recorded learning curves, replayed.
+
+A discrete-event simulation in virtual time. A thousand trials run on so many virtual workers; after every epoch
+the schedulers of the platform are asked, as Ray Tune asks them. Each trial lies between two of the curves that
+`bench_asha.py` recorded on real trainings, nearer to the first, so that no two are alike; the first trial is the
+paper's own point. What is not in the recorded times, such as the work of a busier scheduler, is not in the result.
+
+    python tests/benchmarks/bench_scheduler_simulation.py --figure schedulers.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from learning_curves import Curve, draw_trials, read_curves
+from search_problem import print_table
+
+from rsrnet_platform.search.config import SearchConfig
+from rsrnet_platform.search.report import drawing
+from rsrnet_platform.search.schedulers import INDEX, OBJECTIVE, STEP, StandIn, make
+
+CURVES = Path(__file__).with_name("learning_curves.parquet")
+
+LOOKS = {"none": (drawing.DARK, "o"), "asha": (drawing.BLUE, "s"), "median": (drawing.ORANGE, "^")}
+"""Colour and marker of each scheduler."""
+
+PANELS = (("to_best", "seconds to the trial chosen", 1.0), ("busy", "workers' time spent training, %", 100.0))
+"""Of the figure: what of an outcome, its label, its unit."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A simulated search; seconds are virtual."""
+
+    seconds: float
+    """From the first trial's beginning to the last one's end."""
+
+    to_best: float
+    """To the end of the trial that the search chooses: the best of those trained to the end, the first of equals."""
+
+    busy: float
+    """Share of the workers' time in which they trained."""
+
+    epochs: int
+    objective: float
+    """Of the chosen trial."""
+
+    true_best: float
+    """The highest objective, had every trial been trained to the end."""
+
+
+def simulate(trials: Sequence[Curve], search: SearchConfig, workers: int) -> Outcome:
+    """Run trials on workers that are always busy as long as there are trials to begin."""
+    scheduler: Any = make(search, max(len(trial.objectives) for trial in trials))
+    stand_ins = [StandIn(str(index), {INDEX: index}) for index in range(len(trials))]
+    waiting = deque(range(len(trials)))
+    events: list[tuple[float, int, int]] = []  # when which trial reports which step
+
+    def begin(now: float) -> None:
+        if waiting:
+            index = waiting.popleft()
+            scheduler.on_trial_add(None, stand_ins[index])
+            heapq.heappush(events, (now + trials[index].seconds[0], index, 1))
+
+    for _ in range(workers):
+        begin(0.0)
+    now, busy, epochs, best, to_best = 0.0, 0.0, 0, 0.0, 0.0
+    while events:
+        now, index, step = heapq.heappop(events)
+        trial = trials[index]
+        epochs += 1
+        busy += trial.seconds[step - 1]
+        result = {STEP: step, OBJECTIVE: trial.objectives[step - 1]}
+        decision = scheduler.on_trial_result(None, stand_ins[index], result)
+        if step == len(trial.objectives):
+            scheduler.on_trial_complete(None, stand_ins[index], result)
+            if trial.objectives[-1] > best:
+                best, to_best = trial.objectives[-1], now
+        elif decision == scheduler.CONTINUE:
+            heapq.heappush(events, (now + trial.seconds[step], index, step + 1))
+            continue
+        begin(now)
+    true_best = max(trial.objectives[-1] for trial in trials)
+    return Outcome(now, to_best, busy / (workers * now), epochs, best, true_best)
+
+
+def average(outcomes: Sequence[Outcome], name: str) -> float:
+    return fmean(getattr(outcome, name) for outcome in outcomes)
+
+
+def show(found: Mapping[tuple[int, str], Sequence[Outcome]]) -> None:
+    """Print means over the searches; ratios are to the search that gives up on no trial, with as many workers."""
+    rows = []
+    for (workers, scheduler), outcomes in found.items():
+        plain = found[workers, "none"]
+        cells = [scheduler]
+        for name in ("to_best", "seconds", "epochs"):
+            value = average(outcomes, name)
+            cells += [f"{value:.0f}", f"{value / average(plain, name):.2f}"]
+        behind = [each.true_best - each.objective for each in outcomes]
+        missed = sum(each > 0 for each in behind)
+        cells += [f"{average(outcomes, 'busy'):.1%}", f"{average(outcomes, 'objective'):.4f}"]
+        rows.append([str(workers), *cells, f"{fmean(behind):.4f}", f"{missed} of {len(outcomes)}"])
+    head = "workers  scheduler  s to choice  ratio  s in all  ratio  epochs  ratio  busy  objective  behind  missed"
+    print_table(head.split("  "), rows)
+
+
+def figure(found: Mapping[tuple[int, str], Sequence[Outcome]], trials: int, path: Path) -> None:
+    """Draw the time to the best trial and the utilisation of the workers, by scheduler and number of workers."""
+    sizes = list(dict.fromkeys(workers for workers, _ in found))
+    searches = len(next(iter(found.values())))
+    note = f"{trials} trials, mean and range of {searches} searches, virtual time"
+    picture = drawing.new(7.5, 3.6, "Recorded learning curves, replayed under each scheduler", note)
+    handles: dict[str, Any] = {}
+    for axes, (name, label, unit) in zip(picture.subplots(1, 2), PANELS, strict=True):
+        drawing.tidy(axes)
+        for place, (scheduler, (colour, marker)) in enumerate(LOOKS.items()):
+            values = [[unit * getattr(each, name) for each in found[workers, scheduler]] for workers in sizes]
+            means = list(map(fmean, values))
+            below = [mean - min(each) for mean, each in zip(means, values, strict=True)]
+            above = [max(each) - mean for mean, each in zip(means, values, strict=True)]
+            positions = [index + 0.2 * (place - 1) for index in range(len(sizes))]
+            handles[scheduler] = axes.errorbar(
+                positions, means, [below, above], fmt=marker, color=colour, capsize=3
+            )
+        axes.set_xticks(range(len(sizes)), map(str, sizes))
+        axes.set_xlabel("workers", fontsize=drawing.TEXT)
+        axes.set_ylabel(label, fontsize=drawing.TEXT)
+        if name == "to_best":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 105)
+    drawing.legend(picture, handles, columns=len(handles))
+    drawing.save(picture, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--curves", type=Path, default=CURVES)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--searches", type=int, default=3, help="draws of the trials")
+    parser.add_argument("--reduction-factor", type=int, default=3)
+    parser.add_argument("--grace-epochs", type=int, default=1)
+    parser.add_argument("--figure", type=Path, help="write a figure (PNG) to this file")
+    args = parser.parse_args()
+    curves = read_curves(args.curves)
+    draws = [draw_trials(curves, args.trials, seed) for seed in range(args.searches)]
+    start = time.perf_counter()
+    found = {}
+    for workers in args.workers:
+        for scheduler in LOOKS:
+            search = SearchConfig(
+                scheduler=scheduler,  # type: ignore[arg-type]
+                reduction_factor=args.reduction_factor,
+                grace_epochs=args.grace_epochs,
+            )
+            found[workers, scheduler] = [simulate(trials, search, workers) for trials in draws]
+    what = f"{args.searches} searches of {args.trials} trials between {len(curves)} recorded curves, means; "
+    settings = f"reduction factor {args.reduction_factor}, grace epochs {args.grace_epochs}"
+    print(f"{what}{settings}; simulated in {time.perf_counter() - start:.0f} s")
+    print()
+    show(found)
+    if args.figure:
+        figure(found, args.trials, args.figure)
+
+
+if __name__ == "__main__":
+    main()
