@@ -90,9 +90,9 @@ def test_overrides_reach_into_a_space(tmp_path: Path) -> None:
 
 def test_paths_of_weights_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/somewhere/me")
     job = parse({"fit.encoder_weights": {"grid": ["none", "imagenet", "a.pth", "~/b.pth"]}})
-    weights = ["none", "imagenet", str(tmp_path / "a.pth"), "/home/me/b.pth"]
+    weights = ["none", "imagenet", str(tmp_path / "a.pth"), "/somewhere/me/b.pth"]
     assert job.space == {"fit.encoder_weights": {"grid": weights}}
 
 
