@@ -43,13 +43,13 @@ def make(
             without the interruption.
         answer: gets every decision, and has trials end themselves; otherwise Tune ends them.
     """
-    grace = max(1, min(search.grace_epochs or most_epochs // search.folds, most_epochs))
+    grace = search.grace_epochs or max(1, most_epochs // search.folds)
     scheduler: _Remembering
     if search.scheduler == "asha":
         scheduler = _Asha(
             **_BY,
             max_t=most_epochs,
-            grace_period=grace,
+            grace_period=min(grace, most_epochs),
             reduction_factor=search.reduction_factor,
         )
     elif search.scheduler == "median":
