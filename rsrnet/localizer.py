@@ -12,10 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from rsrnet import checkpoint
+from rsrnet.data.decode import read_rgb
+from rsrnet.data.errors import DecodeError
 from rsrnet.data.transforms import resize_image
 
 ImageLike: TypeAlias = Image.Image | NDArray[np.uint8] | str | PathLike[str]
@@ -118,25 +120,21 @@ def read_image(image: ImageLike) -> NDArray[np.uint8]:
     """
     if isinstance(image, np.ndarray):
         return _rgb_array(image)
-    if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    name = (getattr(image, "filename", "") or "an image") if isinstance(image, Image.Image) else image
     try:
-        with Image.open(image) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        return np.asarray(read_rgb(image).pixels)
     except FileNotFoundError as error:
-        raise ImageError(f"{image}: no such file") from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise ImageError(f"{image}: cannot be decoded ({error})") from error
+        raise ImageError(f"{name}: no such file") from error
+    except DecodeError as error:
+        raise ImageError(f"{name}: cannot be decoded ({error})") from error
 
 
 def _rgb_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if image.dtype != np.uint8:
         raise ImageError(f"an array must hold uint8 values from 0 to 255, not {image.dtype}")
-    if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ImageError(f"an array must have shape (H, W, 3) or (H, W), not {image.shape}")
-    return image
+    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
 
 
 def _to_tensor(image: NDArray[np.uint8]) -> Tensor:

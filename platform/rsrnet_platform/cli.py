@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
@@ -29,7 +30,7 @@ RUNNERS = {
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True)
-app.add_typer(data_app, name="data", help="Make datasets.")
+app.add_typer(data_app, name="data", help="Make and check datasets.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,3 +149,58 @@ def sample(
         bar.update(task, completed=bar.tasks[task].total)
     counts = ", ".join(f"{count} {split}" for split, count in report.composites.items())
     typer.echo(f"{report.root}: {counts} composites{' (already there)' if report.reused else ''}")
+
+
+@data_app.command()
+def check(
+    root: Annotated[Path, typer.Argument(help="The dataset's folder.", show_default=False)],
+    lists: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--list",
+            metavar="NAME",
+            help="A list to check; default: the le50 lists, or IHD_*.txt. Repeatable.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything that was found as JSON, instead of a table.")
+    ] = False,
+    write_lists: Annotated[
+        bool,
+        typer.Option("--write-lists", help="Write the le50 lists that IHD_*.txt give, if there are none."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Decode everything again, also what earlier checks have seen.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes to use; default: one for each processor.")
+    ] = None,
+) -> None:
+    """Check a dataset: its lists, every file they name, and the published counts. Ends with 1 if there are errors."""
+    import json
+
+    from rsrnet.data import check as checking
+    from rsrnet_platform.check_table import show
+
+    root = root.expanduser()
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Files", total=None)
+        report = checking.check(
+            root,
+            lists or (),
+            processes=processes,
+            fresh=fresh,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        show(report, Console(highlight=False, markup=False, soft_wrap=True))
+    if write_lists:
+        for path in checking.write_lists(report):
+            console.print(f"Written: {path}")
+    elif report.derived:
+        names = " and ".join(report.derived)
+        console.print(f"{names} were derived, not written: --write-lists writes them.")
+    if not report.ok:
+        raise typer.Exit(1)

@@ -9,3 +9,14 @@ class DataError(ValueError):
 
 class BadDataError(DataError):
     """Composites whose image or mask cannot be used, by name with the reason."""
+
+
+class DecodeError(ValueError):
+    """The content of a file is no picture that can be read.
+
+    The message is the reason alone; whoever asked for the picture knows its name and adds it.
+    """
+
+
+class ReadError(DecodeError):
+    """The file could not be read this time: it is forbidden, a device failed, or there was too little memory."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rsrnet.data.errors import BadDataError
+from rsrnet.data.decode import Picture, read_mask, read_rgb
+from rsrnet.data.errors import BadDataError, DecodeError
 from rsrnet.data.naming import Composite
 from rsrnet.data.transforms import Transform
 
@@ -77,23 +78,20 @@ def open_pair(root: str | Path, composite: Composite) -> tuple[Image.Image, Imag
     Raises:
         BadDataError: if a file is missing, cannot be decoded, or the sizes differ.
     """
-    image = _open(Path(root), composite.path, "RGB")
-    mask = _open(Path(root), composite.mask_path, "L")
+    image = _open(Path(root), composite.path, read_rgb)
+    mask = _open(Path(root), composite.mask_path, read_mask)
     if image.size != mask.size:
         sizes = "{} x {}, its mask {} x {} pixels".format(*image.size, *mask.size)
         raise BadDataError(f"{composite.path}: the image has {sizes}")
-    return image, mask
+    return image.pixels, mask.pixels
 
 
-def _open(root: Path, path: str, mode: str) -> Image.Image:
-    if not (root / path).is_file():
-        raise BadDataError(f"{path}: there is no such file")
+def _open(root: Path, path: str, read: Callable[[Path], Picture]) -> Picture:
     try:
-        with Image.open(root / path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return image.convert(mode)
-    # Damaged files make Pillow raise nearly anything, from OSError to SyntaxError.
-    except Exception as error:
+        return read(root / path)
+    except FileNotFoundError as error:
+        raise BadDataError(f"{path}: there is no such file") from error
+    except DecodeError as error:
         raise BadDataError(f"{path}: cannot be decoded ({error})") from error
 
 

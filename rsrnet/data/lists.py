@@ -32,7 +32,7 @@ def read_list(root: str | Path, name: str | Path, subsets: Sequence[str] = ()) -
         )
     path = root / name
     wanted = {canonical_subset(subset) for subset in subsets}
-    listed = _parse_lines(path, _read_lines(root, path))
+    listed = _parse_lines(path, read_lines(root, path))
     kept = [composite for composite in listed if not wanted or composite.subset in wanted]
     if not kept:
         present = ", ".join(sorted({composite.subset for composite in listed}))
@@ -78,7 +78,16 @@ def _size(root: str | Path, path: str) -> str:
         return "missing"
 
 
-def _read_lines(root: Path, path: Path) -> list[str]:
+def read_lines(root: Path, path: Path) -> list[str]:
+    """Read the lines of a list file, whatever they say.
+
+    Args:
+        root: folder of the dataset, whose lists are named if this one is missing.
+        path: the list file.
+
+    Raises:
+        DataError: if there is no such file, or it is not text.
+    """
     if not path.is_file():
         found = ", ".join(sorted(other.name for other in root.glob("*.txt"))) or "no list"
         raise DataError(f"there is no list {path}; {root} holds {found}")
@@ -86,6 +95,11 @@ def _read_lines(root: Path, path: Path) -> list[str]:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a list: it is not UTF-8 text ({error})") from error
+
+
+def folders_on_disk(root: Path) -> dict[str, str]:
+    """Return the folders in a dataset as spelled on disk, each under its name in lower case."""
+    return {entry.name.lower(): entry.name for entry in root.iterdir() if entry.is_dir()}
 
 
 def _parse_lines(path: Path, lines: list[str]) -> list[Composite]:
@@ -102,7 +116,7 @@ def _parse_lines(path: Path, lines: list[str]) -> list[Composite]:
 
 def _with_folders_on_disk(root: Path, path: Path, composites: list[Composite]) -> list[Composite]:
     """Give each composite the spelling its sub-dataset's folder has on disk."""
-    on_disk = {entry.name.lower(): entry.name for entry in root.iterdir() if entry.is_dir()}
+    on_disk = folders_on_disk(root)
     for folder, count in Counter(composite.folder for composite in composites).items():
         if folder.lower() not in on_disk:
             raise DataError(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, ImageOps
 from PIL import Image as PillowImage
 
+from rsrnet.data.decode import Picture, read_rgb
+from rsrnet.data.decode import read_mask as read_grey
+from rsrnet.data.errors import DecodeError
 from rsrnet.synthesis.transfers import Image, Mask
 
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -22,7 +24,6 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SHOWN_PROBLEMS = 10
 _SHORTEST_SIDE = 16
-_UNREADABLE = (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError)
 
 _LONGEST_SIDE = 1024
 """Larger photographs are shrunk to this when read: crops are much smaller anyway."""
@@ -133,10 +134,9 @@ def problem_of(photograph: Photograph) -> str | None:
     """
     name = photograph.path.name
     try:
-        size = _upright_size(photograph.path)
-        read_image(photograph.path)
-    except _UNREADABLE as error:
-        return f"{name} cannot be read as an image ({error})"
+        _, size = _image(photograph.path)
+    except PhotographError as error:
+        return str(error)
     if min(size) < _SHORTEST_SIDE:
         return f"{name} is {size[0]} x {size[1]}, smaller than {_SHORTEST_SIDE} pixels"
     return None if photograph.mask is None else _mask_problem(photograph.mask, size, name)
@@ -154,39 +154,52 @@ def raise_problems(problems: Sequence[str], remedy: str) -> None:
         raise PhotographError(f"{'; '.join(shown)}: {remedy}")
 
 
-@functools.lru_cache(maxsize=32)
 def read_image(path: Path) -> Image:
     """Read an image upright, as RGB, at most 1024 pixels long.
 
     Returns:
         uint8, (H, W, 3). Shared between calls: do not write to it.
+
+    Raises:
+        PhotographError: if it cannot be read.
     """
-    return np.asarray(_upright(path, "RGB", PillowImage.Resampling.LANCZOS))
+    return _image(path)[0]
 
 
-@functools.lru_cache(maxsize=32)
 def read_mask(path: Path) -> Mask:
     """Read a mask upright, at most 1024 pixels long: true where its grey level is at least 128 of 255.
 
     Returns:
         bool, (H, W). Shared between calls: do not write to it.
+
+    Raises:
+        PhotographError: if it cannot be read.
     """
-    return np.asarray(_upright(path, "L", PillowImage.Resampling.BOX)) >= 128
+    return _mask(path)[0]
 
 
-def _upright(path: Path, mode: Literal["RGB", "L"], resampling: PillowImage.Resampling) -> PillowImage.Image:
-    with PillowImage.open(path) as file:
-        # A JPEG can be decoded at a fraction of its size, which is many times faster.
-        file.draft(mode, (_LONGEST_SIDE, _LONGEST_SIDE))
-        image = ImageOps.exif_transpose(file).convert(mode)
-    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), resampling)
-    return image
+@functools.lru_cache(maxsize=32)
+def _image(path: Path) -> tuple[Image, tuple[int, int]]:
+    """The pixels of an image, and its width and height before it was shrunk."""
+    picture = _decode(path, read_rgb, path.name)
+    picture.pixels.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), PillowImage.Resampling.LANCZOS)
+    return np.asarray(picture.pixels), picture.size
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
-    with PillowImage.open(path) as file:
-        turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return file.size[::-1] if turned else file.size
+@functools.lru_cache(maxsize=32)
+def _mask(path: Path) -> tuple[Mask, tuple[int, int]]:
+    """The foreground of a mask, and its width and height before it was shrunk."""
+    picture = _decode(path, read_grey, f"mask {path.name}")
+    picture.pixels.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), PillowImage.Resampling.BOX)
+    return np.asarray(picture.pixels) >= 128, picture.size
+
+
+def _decode(path: Path, read: Callable[[Path, int], Picture], name: str) -> Picture:
+    try:
+        # A JPEG is decoded at a fraction of its size where that is enough, which is many times faster.
+        return read(path, _LONGEST_SIDE)
+    except (DecodeError, FileNotFoundError) as error:
+        raise PhotographError(f"{name} cannot be read as an image ({error})") from error
 
 
 def _installed(slug: str, entry: _BuiltIn) -> Photograph:
@@ -231,9 +244,9 @@ def _slugs(stems: Sequence[str]) -> dict[str, str]:
 
 def _mask_problem(path: Path, image_size: tuple[int, int], image_name: str) -> str | None:
     try:
-        mask, size = read_mask(path), _upright_size(path)
-    except _UNREADABLE as error:
-        return f"mask {path.name} cannot be read as an image ({error})"
+        mask, size = _mask(path)
+    except PhotographError as error:
+        return str(error)
     if size != image_size:
         sizes = f"{size[0]} x {size[1]}, but {image_name} is {image_size[0]} x {image_size[1]}"
         return f"mask {path.name} is {sizes}"

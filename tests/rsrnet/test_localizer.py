@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from rsrnet import Localizer, checkpoint
 from rsrnet.data.transforms import resize_image
 from rsrnet.localizer import ImageError
+from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 
 
@@ -56,8 +60,8 @@ def test_path_pil_and_array_are_the_same_image(localizer, tmp_path) -> None:
     Image.fromarray(image).save(tmp_path / "image.png")
     expected = localizer(image)
     path = tmp_path / "image.png"
-    for given in (path, str(path), Image.fromarray(image), Image.open(path)):
-        np.testing.assert_array_equal(localizer(given), expected)
+    for each in (path, str(path), Image.fromarray(image), Image.open(path)):
+        np.testing.assert_array_equal(localizer(each), expected)
 
 
 def test_other_modes_become_rgb(localizer) -> None:
@@ -75,6 +79,52 @@ def test_rotated_photograph_gives_an_upright_mask(localizer, tmp_path) -> None:
     assert localizer(tmp_path / "rotated.jpg").shape == (30, 20)
 
 
+@pytest.fixture(scope="module")
+def any_localizer(tmp_path_factory) -> Localizer:
+    config = RSRNetConfig(depth=18, width=4, iterations=1, scales=(0,))
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint.save(folder, RSRNet(config), checkpoint.ModelCard(config, size=32))
+    return Localizer(folder, device="cpu")
+
+
+@given(
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.sampled_from(["1", "L", "RGB"]),
+    st.sampled_from(["PNG", "TIFF", "JPEG"]),
+    st.integers(1, 8),
+)
+def test_mask_has_the_size_of_the_upright_file(any_localizer, width, height, mode, kind, orientation) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    Image.new(mode, (width, height)).save(file, kind, exif=exif)
+    upright = (height, width) if orientation <= 4 else (width, height)
+    assert any_localizer(Image.open(file)).shape == upright
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000)])
+def test_extreme_sizes_are_localized(localizer, tmp_path, size) -> None:
+    Image.new("RGB", size, "teal").save(tmp_path / "image.png")
+    assert localizer(tmp_path / "image.png").shape == size[::-1]
+
+
+def test_16_bit_photograph_is_scaled(localizer, tmp_path) -> None:
+    grey = picture(20, 30)[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(localizer(tmp_path / "deep.png"), localizer(grey))
+
+
+def test_damaged_files_that_pillow_has_opened_are_named(localizer, tmp_path) -> None:
+    path = tmp_path / "cut.png"
+    Image.fromarray(picture(60, 60)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError, match=r"cut\.png: cannot be decoded \(damaged or cut short"):
+        localizer(Image.open(path))
+    with pytest.raises(ImageError, match=r"an image: cannot be decoded \(0 x 5: it has no pixels\)"):
+        localizer(Image.new("RGB", (0, 5)))
+
+
 def test_what_is_no_image_is_named(localizer, tmp_path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(ImageError, match=r"text\.jpg: cannot be decoded"):
@@ -85,6 +135,13 @@ def test_what_is_no_image_is_named(localizer, tmp_path) -> None:
         localizer(picture(8, 8).astype(np.float32))
     with pytest.raises(ImageError, match=r"\(8, 8, 4\)"):
         localizer(np.zeros((8, 8, 4), np.uint8))
+    with pytest.raises(ImageError, match=r"\(0, 8\)"):
+        localizer(np.zeros((0, 8), np.uint8))
+    with pytest.raises(ImageError, match="it is a folder"):
+        localizer(tmp_path)
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(ImageError, match=r"empty\.jpg: cannot be decoded \(the file is empty\)"):
+        localizer(tmp_path / "empty.jpg")
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path) -> None:

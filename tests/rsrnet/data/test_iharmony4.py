@@ -15,7 +15,7 @@ from rsrnet.data.errors import BadDataError
 from rsrnet.data.iharmony4 import IHarmony4, Sample, open_pair
 from rsrnet.data.lists import read_list
 from rsrnet.data.naming import Composite
-from rsrnet.data.transforms import EvalTransform, TrainTransform
+from rsrnet.data.transforms import EvalTransform, TrainTransform, Transform
 
 Add = Callable[..., Composite]
 AddMany = Callable[[int], list[Composite]]
@@ -74,6 +74,35 @@ def test_mask_of_any_mode_is_read(tmp_path: Path, add: Add, mode: str) -> None:
     with Image.open(tmp_path / composite.mask_path) as mask:
         assert mask.mode == mode
     assert quarter(IHarmony4(tmp_path, [composite], EvalTransform(32))[0]["mask"]) == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000)])
+@pytest.mark.parametrize("transform", [EvalTransform(32), TrainTransform(32)], ids=["eval", "train"])
+def test_images_of_extreme_sizes_are_read(
+    tmp_path: Path, add: Add, size: tuple[int, int], transform: Transform
+) -> None:
+    composite = add(PATH, size=size)
+    Image.new("L", size, 255).save(tmp_path / composite.mask_path)
+    item = IHarmony4(tmp_path, [composite], transform)[0]
+    assert item["image"].shape == (3, 32, 32)
+    assert item["mask"].min() == 1
+
+
+def test_mask_of_16_bits_is_scaled(tmp_path: Path, add: Add) -> None:
+    composite = add(PATH)
+    with Image.open(tmp_path / composite.mask_path) as mask:
+        deep = np.asarray(mask).astype(np.uint16) * 200  # up to 51000, of 65535
+    Image.fromarray(deep).save(tmp_path / composite.mask_path)
+    assert quarter(IHarmony4(tmp_path, [composite], EvalTransform(32))[0]["mask"]) == [1, 0, 0, 0]
+
+
+def test_coloured_picture_is_no_mask(tmp_path: Path, add: Add) -> None:
+    composite = add(PATH)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / composite.mask_path)
+    with pytest.raises(
+        BadDataError, match=r"masks/c1_2\.png: cannot be decoded \(a coloured picture, no mask"
+    ):
+        open_pair(tmp_path, composite)
 
 
 def test_grey_composite_is_read_as_rgb(tmp_path: Path, add: Add) -> None:

@@ -226,6 +226,10 @@ def unreadable_mask(images: Path, masks: Path) -> None:
     (masks / "Photo 1.png").write_text("no image")
 
 
+def coloured_mask(images: Path, masks: Path) -> None:
+    Image.new("RGB", (90, 60), "red").save(masks / "Photo 1.png")
+
+
 def tiny(images: Path, masks: Path) -> None:
     Image.new("RGB", (90, 8)).save(images / "Photo 1.png")
 
@@ -243,6 +247,7 @@ def two_of_one_stem(images: Path, masks: Path) -> None:
         (empty, r"mask Photo 1.png is empty \(no pixel is 128 or brighter\)"),
         (too_large, "mask Photo 1.png covers 100% of its image, more than half"),
         (unreadable_mask, "mask Photo 1.png cannot be read as an image"),
+        (coloured_mask, r"mask Photo 1.png cannot be read as an image \(a coloured picture, no mask"),
         (tiny, "Photo 1.png is 90 x 8, smaller than 16 pixels"),
         (two_of_one_stem, "Photo 1.jpg and Photo 1.png in .* have the same stem"),
     ],
