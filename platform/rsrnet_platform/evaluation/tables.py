@@ -25,7 +25,10 @@ def sheets(slices: Sequence[Slice], settings: Sequence[Setting], size: int) -> l
         settings: what was scored.
         size: side of the network's input, in pixels.
     """
-    return [by_subset(slices, size), by_mask(slices), by_treatment(slices, settings, size)]
+    everything = next(part for part in slices if part.name == ALL)
+    # A single sub-dataset is all there is.
+    shown = [part for part in slices if part is not everything] if len(slices) == 2 else slices
+    return [by_subset(shown, size), by_mask(shown), by_treatment(everything, settings, size)]
 
 
 def by_subset(slices: Sequence[Slice], size: int) -> Sheet:
@@ -54,9 +57,8 @@ def by_mask(slices: Sequence[Slice]) -> Sheet:
     return Sheet("The three masks, published protocol", ["dataset and mask", *METRICS], rows)
 
 
-def by_treatment(slices: Sequence[Slice], settings: Sequence[Setting], size: int) -> Sheet:
+def by_treatment(everything: Slice, settings: Sequence[Setting], size: int) -> Sheet:
     """M_fnl over all images under each protocol and at each size."""
-    everything = next(part for part in slices if part.name == ALL)
     rows = [
         [f"{PROTOCOLS[setting.protocol]}, {_place(setting, size)}", *texts(everything.scores(setting))]
         for setting in settings
