@@ -33,7 +33,7 @@ class Origin:
 
 
 class ShardWriter:
-    """Writes a shard row group by row group.
+    """Writes a shard row group by row group. As a context, it lets go of the file however it is left.
 
     Args:
         file: an empty file.
@@ -51,6 +51,12 @@ class ShardWriter:
             use_dictionary=False,
             write_statistics=["subset", "width", "height", "area_fraction"],
         )
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Add a row group."""

@@ -193,8 +193,8 @@ def _write_missing(
     # Closed at once when this one is interrupted: the processes would first do all they were given.
     with contextlib.closing(in_processes(work, tasks, min(processes, len(tasks)), remedy)) as encoded:
         for name, groups in groupby(encoded, key=lambda task_and_rows: task_and_rows[0][0]):
-            with NamedTemporaryFile() as file:
-                plan, writer, wrong = plans[name], ShardWriter(file), []
+            with NamedTemporaryFile() as file, ShardWriter(file) as writer:
+                plan, wrong = plans[name], []
                 for _, found in groups:
                     wrong += [item for item in found if isinstance(item, BadImage)]
                     if rows := [item for item in found if isinstance(item, Row)]:
