@@ -21,6 +21,7 @@ from rsrnet.data.config import DataConfig
 from rsrnet.loss_config import LossConfig
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.recipe import FitConfig
+from rsrnet.uris import is_uri
 from rsrnet_platform import strict_yaml
 from rsrnet_platform.checking import build, key_of, leaves
 from rsrnet_platform.cluster import ClusterConfig
@@ -409,7 +410,7 @@ def _absolute_weights(weights: str) -> str:
 
 def _absolute(path: str) -> str:
     """An absolute path; a URI (`s3://bucket/x`, `models:/rsrnet@champion`) stays what it is."""
-    if re.match(r"[a-z][a-z0-9+.-]*:/", path):
+    if is_uri(path):
         return path
     try:
         return str(Path.cwd() / Path(path).expanduser())

@@ -20,6 +20,7 @@ from rsrnet.checkpoint import CheckpointError
 from rsrnet.data.config import DataConfig
 from rsrnet.data.folds import Split, folds
 from rsrnet.data.lists import read_list
+from rsrnet.data.selection import keep
 from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.spec import TrainJob
 from rsrnet_platform.worker import Host, begin, loaders
@@ -72,7 +73,7 @@ def _folds(
     root: str, train: str, subsets: tuple[str, ...], number: int, seed: int, skipped: frozenset[str]
 ) -> list[Split]:
     # Kept: an actor that runs one trial after another would read the same lists for each.
-    usable = [composite for composite in read_list(root, train, subsets) if composite.path not in skipped]
+    usable = keep(read_list(root, train, subsets), lambda composite: composite.path not in skipped)
     return folds(usable, number, seed)
 
 
