@@ -90,7 +90,7 @@ def find_model(model: str, tracking_uri: str) -> Subject:
     return Subject(uri, folder, digest, checkpoint.read_card(folder).size)
 
 
-def images_of(data: DataConfig, split: str, seed: int) -> tuple[list[Composite], frozenset[str]]:
+def images_of(data: DataConfig, split: str, seed: int) -> tuple[Sequence[Composite], frozenset[str]]:
     """The composites of a split, and the photographs that the model was trained on, as in ``summary.photograph``.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rsrnet.data.errors import BadDataError
+from rsrnet.data.folder import Folder
 from rsrnet.data.naming import Composite
 from rsrnet.data.selection import keep
 from rsrnet.data.source import Source, open_source
@@ -75,11 +76,13 @@ def inspect(
 
 
 def require_files(root: str | Path, composites: Sequence[Composite]) -> None:
-    """Look whether every composite and its mask are there, without opening them.
+    """Look whether every composite and its mask are there, without opening them; what was packed is.
 
     Raises:
         BadDataError: naming those that are not.
     """
+    if not isinstance(open_source(root), Folder):
+        return
     bad = []
     for composite in composites:
         missing = [path for path in (composite.path, composite.mask_path) if not Path(root, path).is_file()]
