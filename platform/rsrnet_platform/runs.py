@@ -21,15 +21,18 @@ from rsrnet_platform.errors import UserError
 
 MAY_CHANGE = (
     "cluster.",
+    "concurrent",
     "data.loader_processes",
     "data.root",
     "description",
     "refit",
+    "repeats",
+    "rows",
     "search.concurrent",
     "search.trials",
 )
 """Settings (by dotted path or its beginning) that may differ when a run goes on: where and how it computes, and how
-many trials a search has."""
+many trials a search or an ablation has."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Run:
         partial.write_text(json.dumps(asdict(self.state), indent=2))
         os.replace(partial, self._path)
 
-    def begin(self, job: spec.TrainJob | spec.TuneJob, data: Data, *, fresh: bool) -> None:
+    def begin(self, job: spec.TrainJob | spec.SearchJob, data: Data, *, fresh: bool) -> None:
         """Start the first attempt or a fresh one; an attempt that goes on stays what it is."""
         if self.state.attempt and not fresh:
             return
@@ -111,7 +114,7 @@ class Run:
             model_uri=None,
         )
 
-    def require_same_settings(self, job: spec.TrainJob | spec.TuneJob) -> None:
+    def require_same_settings(self, job: spec.TrainJob | spec.SearchJob) -> None:
         """Refuse to go on with a run under another job.
 
         Raises:
@@ -148,9 +151,9 @@ class Run:
             ) from error
 
 
-def _may_change(path: str, job: spec.TrainJob | spec.TuneJob) -> bool:
+def _may_change(path: str, job: spec.TrainJob | spec.SearchJob) -> bool:
     # The checkpoints of a trial with several workers are Ray Train's, those of one with a single worker are not.
-    return path.startswith(MAY_CHANGE) and not (job.kind == "tune" and path == "cluster.workers")
+    return path.startswith(MAY_CHANGE) and not (job.kind != "train" and path == "cluster.workers")
 
 
 def _differ(path: str, then: dict[str, Any], now: dict[str, Any]) -> bool:
