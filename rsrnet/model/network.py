@@ -20,6 +20,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's RGB values, which the pretrained encoder expects."""
 
+
 @dataclass(frozen=True)
 class RSRNetOutput:
     """The masks of a batch: probabilities in float32, 1 = inharmonious."""

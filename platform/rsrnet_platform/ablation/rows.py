@@ -56,7 +56,9 @@ def problems(rows: Sequence[str], model: RSRNetConfig) -> list[Problem]:
     full = RSRNetConfig()
     changed = dict.fromkeys(key for row in ABLATIONS.values() for key in row if key != "scales")
     found = [
-        Problem(f"model.{key}", getattr(model, key), f"{getattr(full, key)}, the full model's: rows change it")
+        Problem(
+            f"model.{key}", getattr(model, key), f"{getattr(full, key)}, the full model's: rows change it"
+        )
         for key in changed
         if getattr(model, key) != getattr(full, key)
     ]
