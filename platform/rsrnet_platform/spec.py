@@ -343,6 +343,12 @@ def training(job: SearchJob, point: Mapping[str, Any], name: str) -> TrainJob:
     return built
 
 
+def trial(job: SearchJob, index: int, point: Mapping[str, Any]) -> TrainJob:
+    """The training job of a trial, which has a name of its own; arguments as in :func:`training`."""
+    own = ablation_rows.name(point) if isinstance(job, AblateJob) else f"{index:04d}"
+    return training(job, point, f"{job.name}-{own}")
+
+
 def paper_values(paths: Iterable[str]) -> dict[str, Any]:
     """The paper's value of each setting, by its dotted path; lists, not tuples."""
     paper = flatten(TrainJob(name="paper", data=DataConfig(root="iHarmony4")))

@@ -64,7 +64,7 @@ class Ledger:
         """A trial begins, or goes on: after an interruption, or because it died."""
         if index in self._open:
             return
-        training = spec.training(self.job, point, f"{self.job.name}-{index:04d}")
+        training = spec.trial(self.job, index, point)
         trial = self.journal.trials.get(index) or Trial(
             index, dict(point), self.job.search.folds, training.fit.epochs, started=self.seconds
         )

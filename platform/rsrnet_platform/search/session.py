@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rsrnet_platform import cluster, preflight, provenance, runs, spec
 from rsrnet_platform.errors import UserError
@@ -14,6 +14,9 @@ from rsrnet_platform.search.trials import Journal, Point, Trial
 from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
 from rsrnet_platform.tracking import Tracker
+
+if TYPE_CHECKING:
+    from rsrnet.data.naming import Composite
 
 
 class Plan(Protocol):
@@ -68,12 +71,15 @@ class Session:
 
 
 @contextmanager
-def opened(job: spec.SearchJob, starts: Sequence[spec.TrainJob], *, fresh: bool) -> Iterator[Session]:
+def opened(
+    job: spec.SearchJob, starts: Sequence[spec.TrainJob], test: Sequence[Composite] = (), *, fresh: bool
+) -> Iterator[Session]:
     """Check everything that trials need, then begin a run or go on with one; for as long as the context lasts.
 
     Args:
         job: a checked job.
         starts: a training for each start of the encoder that trials may ask for.
+        test: images that are needed when the trials are done, and looked at when the run begins.
         fresh: start over, though a run of this name exists.
 
     Raises:
@@ -90,6 +96,8 @@ def opened(job: spec.SearchJob, starts: Sequence[spec.TrainJob], *, fresh: bool)
                 preflight.try_weights(start, folder, fresh)
             data = preflight.inspect_images(base, split, None if fresh else folder.state.data)
             _require_splits(job, data)
+            if test and (fresh or not folder.state.attempt):
+                preflight.look_at(job.data, test)
             uri = prepare(job.tracking)
             if fresh:
                 Tracker.give_up(uri, job.tracking, folder.state.attempt_id)

@@ -52,7 +52,7 @@ def alone(config: dict[str, Any], shared: Shared) -> None:
 
 def task_of(config: dict[str, Any], shared: Shared) -> TrialTask:
     """What a trial of Tune's is to do."""
-    training = spec.training(shared.job, config[POINT], f"{shared.job.name}-{config[INDEX]:04d}")
+    training = spec.trial(shared.job, config[INDEX], config[POINT])
     return TrialTask(training, shared.job.search, shared.skipped, shared.keep.get(config[INDEX]))
 
 
