@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import Progress
@@ -95,7 +95,8 @@ def _test(
 ) -> dict[int, list[Row]]:
     """Rows of the test images that can be used, for each training; those of an earlier start are kept."""
     from rsrnet.data.lists import fingerprint
-    from rsrnet_platform.evaluation.scoring import Measuring, Model, score
+    from rsrnet_platform.ablation.testing import score_models
+    from rsrnet_platform.evaluation.scoring import Measuring
     from rsrnet_platform.search.ray_tune import concurrency
 
     measuring = Measuring(
@@ -108,22 +109,32 @@ def _test(
     place = replace(opened.place, workers=concurrency(job, opened.place) * job.cluster.workers)
     # Other images under the same names have other rows.
     scores = opened.attempt / SCORES / fingerprint(job.data.root, test)[:16]
-    found = {}
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("Testing", total=len(models) * len(test))
-        for number, (index, folder) in enumerate(models.items()):
-            before = number * len(test)
-            every = score(
-                Model(str(folder), opened.uri),
-                measuring,
-                test,
-                place,
-                job.cluster.max_failures,
-                scores / folder.name,
-                lambda done, before=before: bar.update(task, completed=before + done),  # type: ignore[misc]
-            )
-            found[index] = evaluate.usable_rows(every, test, job.data.on_bad_image)
-    return found
+        task = bar.add_task("Testing", total=len(models))
+        every = score_models(
+            models,
+            measuring,
+            test,
+            place,
+            job.cluster.max_failures,
+            scores,
+            lambda done: bar.update(task, completed=done),
+        )
+    return _usable(every, test, job.data.on_bad_image)
+
+
+def _usable(
+    every: Mapping[int, list[Row]], test: Sequence[Composite], on_bad_image: Literal["stop", "skip"]
+) -> dict[int, list[Row]]:
+    """Without the images that could not be used, be it for one model only: all rows stand on the same images.
+
+    Raises:
+        BadDataError: if there are such, and the job does not skip them, or there are only such.
+    """
+    bad = {row["path"]: row for found in every.values() for row in found if row["error"]}
+    common = [bad.get(row["path"], row) for row in next(iter(every.values()))]
+    paths = {row["path"] for row in evaluate.usable_rows(common, test, on_bad_image)}
+    return {index: [row for row in found if row["path"] in paths] for index, found in every.items()}
 
 
 def _tell(

@@ -179,7 +179,7 @@ class AblateJob:
     """`kind: ablate`: train every row of the paper's Table 2 alike, test each, print Tables 2 and 3 beside the paper's.
 
     Everything but `rows`, `repeats` and `concurrent` is the training's of the full model, as in `kind: train`; each
-    row changes what Table 2 says, and nothing else.
+    row changes what Table 2 says, and nothing else. The models stay in the folder of the ablation; none is registered.
     """
 
     kind: Literal["ablate"] = "ablate"

@@ -21,6 +21,9 @@ from rsrnet.evaluation.columns import PAPERS
 LEVEL = 0.05
 """Of significance, two-sided."""
 
+FEW = 10
+"""Fewer photographs than this are no sample of anything: by chance, two may well differ by hardly anything."""
+
 Tested: TypeAlias = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 """The rows of all images for each training, by its row of Table 2 and its seed."""
 
@@ -49,11 +52,12 @@ class Estimate:
     def clear(self) -> bool:
         """Whether it differs from 0 by more than chance: Welch's t test with both sources, at ``LEVEL``.
 
-        With one seed, the other photographs that might have been tested on are the only chance it knows of.
+        With one seed, the other photographs that might have been tested on are the only chance it knows of. Nothing
+        does with fewer photographs than ``FEW``.
         """
         from scipy.stats import t
 
-        if self.photographs < 2 or self.total_error == 0:
+        if self.photographs < FEW or self.total_error == 0:
             return False
         freedom = self.total_error**4 / sum(part**2 / degrees for part, degrees in self._variances)
         return bool(abs(self.value) > t.ppf(1 - LEVEL / 2, freedom) * self.total_error)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rsrnet.evaluation.ablations import FULL, LABELS, TABLE_2, TABLE_3
 from rsrnet.evaluation.columns import METRICS, PAPERS
 from rsrnet.evaluation.published import ALL, TEST_COMPOSITES, Scores
-from rsrnet_platform.ablation.estimates import LEVEL, Estimate, Measured
+from rsrnet_platform.ablation.estimates import FEW, LEVEL, Estimate, Measured
 from rsrnet_platform.evaluation.tables import METRICS as HEADS
 from rsrnet_platform.evaluation.tables import texts
 from rsrnet_platform.sheet import Sheet
@@ -17,9 +17,6 @@ PAPERS_SIZE = 224
 
 WIDTH = 100
 """Characters of the widest table."""
-
-FEW = 10
-"""Fewer photographs than this are no sample of anything."""
 
 
 def sheets(measured: Measured) -> list[Sheet]:
@@ -98,14 +95,14 @@ def _about_data(measured: Measured, size: int) -> Iterator[str]:
 
 def _about_chance(measured: Measured) -> Iterator[str]:
     found = [each for row in measured.rows if (each := measured.difference(row, PAPERS.mask, "iou"))]
-    if found:
+    if measured.photographs < FEW:
+        yield f"{measured.photographs} test photographs are too few to tell one row from another."
+    elif found:
         clear = sum(each.clear for each in found)
         yield (
             f"{clear} of the {len(found)} differences to the full model are larger than chance at {LEVEL:.0%} each, "
             f"judged by the {measured.photographs:,} photographs (or scenes) of the test list."
         )
-    if measured.photographs < FEW:
-        yield f"{measured.photographs} photographs are too few to tell one row from another."
     if measured.most_seeds == 1:
         yield "Each row was trained once; how much another seed changes is not known: set repeats to 3."
 
