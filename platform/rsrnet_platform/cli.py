@@ -25,6 +25,7 @@ RUNNERS = {
     "train": "rsrnet_platform.train:run",
     "tune": "rsrnet_platform.tune:run",
     "evaluate": "rsrnet_platform.evaluate:run",
+    "ablate": "rsrnet_platform.ablate:run",
     "predict": "rsrnet_platform.predict:run",
 }
 """The function that runs each `kind:` of job, called as ``run(job, fresh=...)``."""
@@ -99,7 +100,7 @@ def run(
 def _describe(job: spec.Job) -> None:
     """The resolved job on the standard output, where it can become a file; what it would use beside it."""
     place = foresee(job.cluster)
-    if isinstance(job, spec.TuneJob):
+    if isinstance(job, spec.SearchJob):
         with console.status("Timing a few training steps"):
             console.print(str(resolve_name("rsrnet_platform.search.forecast:forecast")(job, place)))
     else:

@@ -275,6 +275,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "search.algorithm": "grid",
     },
     "evaluate": {"kind": "evaluate", "name": "x", "model": "m", "data.root": "/data"},
+    "ablate": {"kind": "ablate", "name": "x", "data.root": "/data"},
     "predict": {"kind": "predict", "name": "x", "model": "m", "input": "/in", "output": "/out"},
 }
 
