@@ -1,4 +1,4 @@
-"""Reading to train: from a folder and from a pack, beside the pipeline of public code in this field; memory and opening.
+"""Reading to train from a folder and from a pack, beside the pipeline of public code in this field; memory; opening.
 
 That pipeline decodes with OpenCV, converts BGR to RGB, resizes image and mask bilinearly, flips, makes tensors and
 normalises. Ours also crops, draws crops again that lose the foreground, and of a pack looks at the checksum; the
