@@ -50,7 +50,10 @@ def overlay(
 
 
 def comparison(
-    rows: Sequence[Sequence[Panel]], titles: Sequence[str], panel_width: int = GRID_PANEL
+    rows: Sequence[Sequence[Panel]],
+    titles: Sequence[str],
+    panel_width: int = GRID_PANEL,
+    labels: Sequence[str] = (),
 ) -> Image.Image:
     """Set panels in a grid under column titles, such as input, truth, M_rsr, M_dec and M_fnl.
 
@@ -58,18 +61,22 @@ def comparison(
         rows: the panels of each row, one for each title; a row is as high as its first panel asks for.
         titles: the column titles.
         panel_width: width of a column, in pixels.
+        labels: one for each row, written into a corner of its first panel; or none.
 
     Returns:
         An RGB picture on white.
 
     Raises:
-        ValueError: if there is no row, or a row has more or fewer panels than there are titles.
+        ValueError: if there is no row, a row has more or fewer panels than there are titles, or there are
+            labels, but not one for each row.
     """
     if not rows:
         raise ValueError("there is no row to draw: give at least one")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(titles):
             raise ValueError(f"row {number} has {len(row)} panels for {len(titles)} titles")
+    if labels and len(labels) != len(rows):
+        raise ValueError(f"there are {len(labels)} labels for {len(rows)} rows")
     pictures = [[_picture(panel) for panel in row] for row in rows]
     heights = [max(1, round(panel_width * row[0].height / row[0].width)) for row in pictures]
     font = ImageFont.load_default(size=max(11, panel_width / 12))
@@ -80,9 +87,12 @@ def comparison(
     lefts = [GAP + column * (panel_width + GAP) for column in range(len(titles))]
     for left, title in zip(lefts, titles, strict=True):
         draw.text((left + panel_width / 2, top / 2), title, fill="black", font=font, anchor="mm")
-    for row, height in zip(pictures, heights, strict=True):
+    for row, height, label in zip(pictures, heights, labels or [""] * len(rows), strict=True):
         for left, picture in zip(lefts, row, strict=True):
             sheet.paste(picture.resize((panel_width, height), Image.Resampling.LANCZOS), (left, top))
+        if label:
+            corner = (lefts[0] + GAP / 2, top + GAP / 2)
+            draw.text(corner, label, fill="white", font=font, stroke_width=2, stroke_fill="black")
         top += height + GAP
     return sheet
 

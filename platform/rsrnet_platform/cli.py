@@ -24,6 +24,7 @@ from rsrnet_platform.terminal import console
 RUNNERS = {
     "train": "rsrnet_platform.train:run",
     "tune": "rsrnet_platform.tune:run",
+    "evaluate": "rsrnet_platform.evaluate:run",
     "predict": "rsrnet_platform.predict:run",
 }
 """The function that runs each `kind:` of job, called as ``run(job, fresh=...)``."""

@@ -1,4 +1,4 @@
-"""Pictures of a training for the tracking server: what the network makes of a few validation images."""
+"""Pictures for the tracking server: what a network makes of a few images."""
 
 from __future__ import annotations
 
@@ -18,34 +18,45 @@ from rsrnet.visualize import comparison, iteration_strip
 
 TITLES = ("input", "truth", "M_rsr", "M_dec", "M_fnl")
 IMAGES = 6
-"""Rows of the grid."""
+"""Rows of the grid of a training."""
+
+
+def evenly(composites: Sequence[Composite]) -> list[Composite]:
+    """A few of many, evenly spaced."""
+    places = np.linspace(0, len(composites) - 1, min(IMAGES, len(composites))).round().astype(int)
+    return [composites[place] for place in places]
 
 
 class Pictures:
-    """Draws the same validation images after any epoch.
+    """Draws the same images with any network.
 
     Args:
         root: folder of the dataset.
-        composites: the validation images; a few, evenly spaced, are drawn.
+        composites: what to draw, at least one.
         size: side of the network's input in pixels.
     """
 
     def __init__(self, root: str | Path, composites: Sequence[Composite], size: int) -> None:
-        places = np.linspace(0, len(composites) - 1, min(IMAGES, len(composites))).round().astype(int)
-        dataset = IHarmony4(root, [composites[place] for place in places], EvalTransform(size))
+        dataset = IHarmony4(root, composites, EvalTransform(size))
         items = [dataset[index] for index in range(len(dataset))]
         self.images = torch.stack([item["image"] for item in items])
         self.truth = torch.stack([item["mask"] for item in items])
 
     @torch.no_grad()
-    def draw(self, model: RSRNet, device: torch.device) -> dict[str, Image.Image]:
-        """Pictures by file name: the grid of masks and, where there is an RSR module, the strip of K masks."""
+    def draw(self, model: RSRNet, device: torch.device, labels: Sequence[str] = ()) -> dict[str, Image.Image]:
+        """Pictures by file name: the grid of masks and, where there is an RSR module, the strip of K masks.
+
+        Args:
+            model: put into evaluation mode.
+            device: where it lives.
+            labels: one for each image, or none.
+        """
         model.eval()
         output = model(self.images.to(device))
         inputs = pixels(self.images)
         masks = [_planes(mask) for mask in (self.truth, output.m_rsr, output.m_dec, output.m_fnl)]
         rows = [[inputs[i], *(column[i] for column in masks)] for i in range(len(inputs))]
-        pictures = {"masks.png": comparison(rows, TITLES)}
+        pictures = {"masks.png": comparison(rows, TITLES, labels=labels)}
         if output.masks.shape[1]:
             pictures["iterations.png"] = iteration_strip(inputs[0], list(output.masks[0].cpu().numpy()))
         return pictures

@@ -98,7 +98,7 @@ class Run:
         partial.write_text(json.dumps(asdict(self.state), indent=2))
         os.replace(partial, self._path)
 
-    def begin(self, job: spec.TrainJob | spec.TuneJob, data: Data, *, fresh: bool) -> None:
+    def begin(self, job: spec.RunJob, data: Data, *, fresh: bool) -> None:
         """Start the first attempt or a fresh one; an attempt that goes on stays what it is."""
         if self.state.attempt and not fresh:
             return
@@ -111,26 +111,29 @@ class Run:
             model_uri=None,
         )
 
-    def require_same_settings(self, job: spec.TrainJob | spec.TuneJob) -> None:
+    def require_same_settings(self, job: spec.RunJob) -> None:
         """Refuse to go on with a run under another job.
 
         Raises:
             UserError: naming every setting that differs.
         """
-        if not self.state.attempt:
-            return
-        then, now = self.state.settings, spec.flatten(job)
-        changed = [
-            f"{path}: {then.get(path, 'not there')!r}, now {now.get(path, 'not there')!r}"
-            for path in dict.fromkeys([*then, *now])
-            if not _may_change(path, job) and _differ(path, then, now)
-        ]
-        if changed:
+        if changed := self.changed_settings(job):
             lines = "\n  ".join(changed)
             raise UserError(
                 f"The run {job.name!r} in {self.folder} was started with other settings:\n  {lines}\n"
                 "Give the job another name, or start over with --fresh."
             )
+
+    def changed_settings(self, job: spec.RunJob) -> list[str]:
+        """Settings in which a job differs from the newest attempt's, but may not; none if nothing was started."""
+        if not self.state.attempt:
+            return []
+        then, now = self.state.settings, spec.flatten(job)
+        return [
+            f"{path}: {then.get(path, 'not there')!r}, now {now.get(path, 'not there')!r}"
+            for path in dict.fromkeys([*then, *now])
+            if not _may_change(path, job) and _differ(path, then, now)
+        ]
 
     @property
     def _path(self) -> Path:
@@ -148,7 +151,7 @@ class Run:
             ) from error
 
 
-def _may_change(path: str, job: spec.TrainJob | spec.TuneJob) -> bool:
+def _may_change(path: str, job: spec.RunJob) -> bool:
     # The checkpoints of a trial with several workers are Ray Train's, those of one with a single worker are not.
     return path.startswith(MAY_CHANGE) and not (job.kind == "tune" and path == "cluster.workers")
 

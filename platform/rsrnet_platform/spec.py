@@ -118,6 +118,60 @@ class TuneJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateJob:
+    """`kind: evaluate`: score a model on a list of composites, image by image, beside the paper's numbers."""
+
+    kind: Literal["evaluate"] = "evaluate"
+
+    name: str
+    """Identity of the evaluation: one that was killed goes on when it is started again."""
+
+    description: str = ""
+    """One line for people; recorded with the run."""
+
+    model: str
+    """Registered model, such as `models:/rsrnet@champion`, a run, `runs:/ID`, or the folder of a checkpoint."""
+
+    data: DataConfig
+
+    split: Literal["train", "val", "test"] = "test"
+    """Which of the lists in `data` to score; images that a training held out are `val`."""
+
+    seed: int = 42
+    """Seed of the training: it chose the images that were held out, where `data.val` is none."""
+
+    native: bool = True
+    """Whether to score at the images' own sizes too, the masks enlarged bilinearly; the paper does not."""
+
+    batch_size: int = 16
+    """Images that the network sees at once, on each worker."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network; bfloat16 is autocast, masks and scores stay in float32."""
+
+    pictures: int = 6
+    """How many of the best, the median and the worst images to draw; 0: none."""
+
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    storage: str = "~/rsrnet/runs"
+    """Folder of the results, one folder a name inside."""
+
+    def __post_init__(self) -> None:
+        _require_name_and_storage(self)
+        require(
+            self,
+            model=(bool(self.model), "a model URI or a folder"),
+            split=(self.split in ("train", "val", "test"), "train, val or test"),
+            seed=(0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
+            batch_size=(self.batch_size >= 1, "a whole number, at least 1"),
+            precision=(self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
+            pictures=(self.pictures >= 0, "a whole number, at least 0"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictJob:
     """`kind: predict`: masks, overlays and a table for a folder of images."""
 
@@ -159,9 +213,17 @@ class PredictJob:
         )
 
 
-Job: TypeAlias = TrainJob | TuneJob | PredictJob
+Job: TypeAlias = TrainJob | TuneJob | EvaluateJob | PredictJob
 
-KINDS: dict[str, type[Job]] = {"train": TrainJob, "tune": TuneJob, "predict": PredictJob}
+RunJob: TypeAlias = TrainJob | TuneJob | EvaluateJob
+"""Jobs that have a folder in `storage`, and go on there when they are started again."""
+
+KINDS: dict[str, type[Job]] = {
+    "train": TrainJob,
+    "tune": TuneJob,
+    "evaluate": EvaluateJob,
+    "predict": PredictJob,
+}
 """The job of each `kind:`."""
 
 
@@ -225,7 +287,7 @@ def paper_values(paths: Iterable[str]) -> dict[str, Any]:
     return {path: paper[path] for path in paths}
 
 
-def _require_name_and_storage(job: TrainJob | TuneJob) -> None:
+def _require_name_and_storage(job: RunJob) -> None:
     require(
         job,
         name=(bool(_NAME.fullmatch(job.name)), _NAME_RULE),
@@ -321,6 +383,13 @@ def _with_absolute_paths(job: Job) -> Job:
     if isinstance(job, PredictJob):
         return replace(
             job, model=_absolute(job.model), input=_absolute(job.input), output=_absolute(job.output)
+        )
+    if isinstance(job, EvaluateJob):
+        return replace(
+            job,
+            model=_absolute(job.model),
+            data=replace(job.data, root=_absolute(job.data.root)),
+            storage=_absolute(job.storage),
         )
     changes: dict[str, Any] = {
         "data": replace(job.data, root=_absolute(job.data.root)),

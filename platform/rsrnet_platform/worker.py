@@ -23,7 +23,7 @@ from rsrnet.data.naming import Composite
 from rsrnet.data.sampler import ShardedBatches, evaluation_batches
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
-from rsrnet_platform.pictures import Pictures
+from rsrnet_platform.pictures import Pictures, evenly
 from rsrnet_platform.progress import Reporter
 from rsrnet_platform.spec import TrainJob
 from rsrnet_platform.terminal import duration
@@ -164,7 +164,7 @@ class Observer:
         self.device = host.device
         self.reporter = Reporter(Path(task.progress))
         self.tracker = Tracker.attach(task.tracking_uri, task.mlflow_run_id)
-        self.pictures = Pictures(task.job.data.root, val_set, task.job.data.size)
+        self.pictures = Pictures(task.job.data.root, evenly(val_set), task.job.data.size)
 
     def catch_up(self, training: engine.Training) -> None:
         """Log what a checkpoint knows and the run does not: the worker may have died between the two."""

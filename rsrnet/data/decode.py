@@ -38,6 +38,9 @@ MAX_PIXELS = 2**27
 MAX_SIDE = 65_535
 """Longer images are refused, as no JPEG can be: libraries take minutes for a row of millions of pixels."""
 
+FOREGROUND = 128
+"""Grey level, of 255, from which a pixel of a mask is foreground."""
+
 Source: TypeAlias = str | PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that Pillow opened or made."""
 

@@ -61,7 +61,7 @@ class IHarmony4(Dataset[Item]):
         index = range(len(self))[index]
         image, mask = open_pair(self.root, self.composites[index])
         rng = np.random.default_rng([self.seed, epoch, index])
-        image_tensor, mask_tensor = self.transform(_to_tensor(image), _to_tensor(mask), rng)
+        image_tensor, mask_tensor = self.transform(to_tensor(image), to_tensor(mask), rng)
         return Item(image=image_tensor, mask=mask_tensor, index=index)
 
 
@@ -95,7 +95,7 @@ def _open(root: Path, path: str, read: Callable[[Path], Picture]) -> Picture:
         raise BadDataError(f"{path}: cannot be decoded ({error})") from error
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
-    """Return the pixels, (C, H, W) uint8."""
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return the pixels of an image of :func:`open_pair`, (C, H, W) uint8."""
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

@@ -71,6 +71,21 @@ def inspect(
     return DataReport(len(composites), tuple(bad))
 
 
+def require_files(root: str | Path, composites: Sequence[Composite]) -> None:
+    """Look whether every composite and its mask are there, without opening them.
+
+    Raises:
+        BadDataError: naming those that are not.
+    """
+    bad = []
+    for composite in composites:
+        missing = [path for path in (composite.path, composite.mask_path) if not Path(root, path).is_file()]
+        if missing:
+            bad.append(BadImage(composite, f"{' and '.join(missing)}: there is no such file"))
+    if bad:
+        raise BadDataError(f"{DataReport(len(composites), tuple(bad))}\nCheck the dataset folder {root}.")
+
+
 def usable(
     composites: Sequence[Composite], report: DataReport, on_bad_image: Literal["stop", "skip"]
 ) -> list[Composite]:

@@ -170,7 +170,7 @@ def test_name_that_is_no_file_name_is_refused() -> None:
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("a: !!set {b}\n", "could not determine a constructor"),
         ("kind: trian\n", "the nearest is train"),
-        ("name: x\n", "kind = None: one of train, tune, predict"),
+        ("name: x\n", f"kind = None: one of {', '.join(spec.KINDS)}"),
     ],
 )
 def test_file_that_is_no_job_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -274,6 +274,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "space": {"fit.lr": {"grid": [1e-4, 1e-3]}, "model.scales": {"grid": [[0], [0, 1]]}},
         "search.algorithm": "grid",
     },
+    "evaluate": {"kind": "evaluate", "name": "x", "model": "m", "data.root": "/data"},
     "predict": {"kind": "predict", "name": "x", "model": "m", "input": "/in", "output": "/out"},
 }
 

@@ -1,0 +1,1 @@
+"""What `kind: evaluate` stands on: the rows of single images, tables, figures."""
