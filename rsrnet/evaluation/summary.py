@@ -13,7 +13,7 @@ from rsrnet.data.naming import SUBSETS
 from rsrnet.evaluation.columns import METRICS, Setting
 from rsrnet.evaluation.published import ALL, Scores
 
-UNSEEN = "unseen photographs"
+LEAK_FREE = "leak-free"
 """Ends the names of slices without the photographs that the training list has too."""
 
 
@@ -22,7 +22,7 @@ class Slice:
     """Some of the images, with the means of their scores."""
 
     name: str
-    """A sub-dataset, ``All``, or either followed by ``unseen photographs``."""
+    """A sub-dataset, ``All``, or either followed by ``leak-free``."""
 
     images: int
     means: Mapping[str, float]
@@ -69,7 +69,7 @@ def summarise(
         chosen.append((name, members))
         unseen = members & ~seen
         if 0 < unseen.sum() < members.sum():
-            chosen.append((f"{name}, {UNSEEN}", unseen))
+            chosen.append((f"{name}, {LEAK_FREE}", unseen))
     return [_slice(name, columns, values[members]) for name, members in chosen]
 
 

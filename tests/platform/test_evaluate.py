@@ -209,7 +209,7 @@ def test_images_of_training_photographs_are_left_out_of_a_slice_of_its_own(
         part["name"]: part for part in json.loads((results(job) / "summary.json").read_text())["slices"]
     }
     clean = [rows(job)[index]["m_fnl.published.input.f1"] for index in (1, 2, 4)]
-    unseen = slices["Sample, unseen photographs"]
+    unseen = slices["Sample, leak-free"]
     assert unseen["images"] == 3
     assert unseen["means"]["m_fnl.published.input.f1"] == pytest.approx(sum(clean) / 3)
 

@@ -99,7 +99,7 @@ def evaluator(model: Model, measuring: Measuring, use_gpu: bool, cpus: int) -> E
 def _read(path: Path) -> list[Row] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # not there, or damaged: those images are scored again
         return None
 
 

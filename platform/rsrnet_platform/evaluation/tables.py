@@ -64,7 +64,7 @@ def by_treatment(everything: Slice, settings: Sequence[Setting], size: int) -> S
         for setting in settings
         if setting.mask == PAPERS.mask
     ]
-    return Sheet(f"M_fnl, all {everything.images} images", ["protocol and size", *METRICS], rows)
+    return Sheet(f"M_fnl, all {everything.images:,} images", ["protocol and size", *METRICS], rows)
 
 
 def texts(scores: Scores) -> list[str]:

@@ -47,7 +47,7 @@ def test_means_are_over_single_images(found: list[tuple[str, int, float]], train
             if name in (subset, ALL) and f"{subset}/{image}" not in seen
         ]
         if 0 < len(unseen) < len(scores):
-            clean = slices.pop(f"{name}, unseen photographs")
+            clean = slices.pop(f"{name}, leak-free")
             assert clean.images == len(unseen)
             assert clean.scores(PAPERS).iou == pytest.approx(fmean(unseen))
     assert not slices
