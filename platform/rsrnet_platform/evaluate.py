@@ -24,8 +24,9 @@ from rsrnet_platform.tracking import Tracker
 
 if TYPE_CHECKING:
     from rsrnet.data.naming import Composite
-    from rsrnet.evaluation.measure import Evaluator, Row
+    from rsrnet.evaluation.measure import Row
     from rsrnet_platform.evaluation.report import Outcome
+    from rsrnet_platform.evaluation.scoring import Measuring, Model
     from rsrnet_platform.sheet import Sheet
 
 JobT = TypeVar("JobT", bound=spec.ScoringJob)
@@ -70,6 +71,13 @@ class Session(Generic[JobT]):
 
     parts: Path
     """Folder of the rows so far; another model at the same place finds none."""
+
+    @property
+    def model(self) -> Model:
+        """What workers load."""
+        from rsrnet_platform.evaluation.scoring import Model
+
+        return Model(self.subject.uri, resolve_uri(self.job.tracking))
 
 
 def run(job: spec.EvaluateJob, *, fresh: bool) -> None:
@@ -200,7 +208,7 @@ def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
     from rsrnet_platform.evaluation import report, tables
 
     job = begun.job
-    rows = score(begun, native=job.native)
+    rows = score(begun, measuring(job, native=job.native))
     usable = usable_rows(rows, begun.composites, job.data.on_bad_image)
     scored = settings(job.native)
     slices = summarise(usable, scored, begun.trained)
@@ -223,40 +231,33 @@ def publish(begun: Session[Any], sheets: Sequence[Sheet]) -> None:
     console.print(f"Scores of every image, tables and pictures: {begun.results}")
 
 
-def score(
-    begun: Session[Any], *, native: bool = False, kind: type[Evaluator] | None = None, **options: Any
-) -> list[Row]:
-    """Rows of all images, with a progress bar.
+def measuring(job: spec.ScoringJob, **more: Any) -> Measuring:
+    """How the images of a job are scored; ``more`` are other fields of it."""
+    from rsrnet_platform.evaluation.scoring import Measuring
 
-    Args:
-        begun: the job.
-        native: see :class:`rsrnet.evaluation.measure.Evaluator`.
-        kind: makes the rows; default: that class.
-        **options: what else it takes.
-    """
-    from rsrnet.evaluation import measure
-    from rsrnet_platform.evaluation import scoring
-
-    job = begun.job
-    measuring = scoring.Measuring(
+    return Measuring(
         root=job.data.root,
         size=job.data.size,
-        native=native,
         precision=job.precision,
         batch_size=job.batch_size,
         threads=max(1, job.data.loader_processes),
-        kind=kind or measure.Evaluator,
-        options=options,
+        **more,
     )
+
+
+def score(begun: Session[Any], how: Measuring) -> list[Row]:
+    """Rows of all images, with a progress bar."""
+    from rsrnet_platform.evaluation import scoring
+
     began = time.monotonic()
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Images", total=len(begun.composites))
         rows = scoring.score(
-            scoring.Model(begun.subject.uri, resolve_uri(job.tracking)),
-            measuring,
+            begun.model,
+            how,
             begun.composites,
             begun.place,
-            job.cluster.max_failures,
+            begun.job.cluster.max_failures,
             begun.parts,
             lambda done: bar.update(task, completed=done),
         )

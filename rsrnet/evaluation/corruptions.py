@@ -38,13 +38,21 @@ class Corruption:
 
     name: str
     title: str
-    """For people, with the unit of the levels."""
+    """The name for people."""
+
+    unit: str
+    """Of the levels."""
 
     levels: tuple[float, float, float, float, float]
-    """What strengths 1 to 5 mean, in the unit of the title."""
+    """What strengths 1 to 5 mean."""
 
     change: Callable[[Image.Image, float], Image.Image]
     """Makes the changed RGB image of an RGB image and a level."""
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, such as ``gamma (exponent)``."""
+        return f"{self.title} ({self.unit})"
 
     def __call__(self, image: NDArray[np.uint8], strength: int) -> NDArray[np.uint8]:
         """Change an image.
@@ -112,12 +120,12 @@ def resize(image: Image.Image, factor: float) -> Image.Image:
 CORRUPTIONS = {
     each.name: each
     for each in (
-        Corruption("gamma", "gamma (exponent)", (1.25, 1.5, 2, 2.5, 3), gamma),
-        Corruption("white_balance", "white balance (K)", (5500, 4750, 4100, 3500, 3000), white_balance),
-        Corruption("exposure", "exposure (stops)", (0.5, 1, 1.5, 2, 2.5), exposure),
-        Corruption("saturation", "saturation (factor)", (0.8, 0.6, 0.4, 0.2, 0), saturation),
-        Corruption("jpeg", "JPEG (quality)", (80, 50, 30, 15, 5), jpeg),
-        Corruption("resize", "resizing (divisor)", (1.5, 2, 3, 5, 8), resize),
+        Corruption("gamma", "gamma", "exponent", (1.25, 1.5, 2, 2.5, 3), gamma),
+        Corruption("white_balance", "white balance", "K", (5500, 4750, 4100, 3500, 3000), white_balance),
+        Corruption("exposure", "exposure", "stops", (0.5, 1, 1.5, 2, 2.5), exposure),
+        Corruption("saturation", "saturation", "factor", (0.8, 0.6, 0.4, 0.2, 0), saturation),
+        Corruption("jpeg", "JPEG", "quality", (80, 50, 30, 15, 5), jpeg),
+        Corruption("resize", "resizing", "divisor", (1.5, 2, 3, 5, 8), resize),
     )
 }
 """All of them by name."""
