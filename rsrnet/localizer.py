@@ -38,7 +38,7 @@ class Localizer:
         batch_size: images the network sees at once.
         iterations: K, where it shall differ from the one that the network was trained with.
         tolerance: early exit: an image is done with the iteration that moves its mask by no more than this in any
-            pixel of the module's resolution, such as 0.01. None: K iterations for every image.
+            pixel of the module's resolution, such as 0.1. None: K iterations for every image.
 
     Raises:
         CheckpointError: if ``source`` is no checkpoint.

@@ -201,6 +201,7 @@ def test_single_image_without_examples(do: Do, squares: Path, tmp_path: Path, ki
     more = {"tolerances": []} if kind == "iterations" else {}
     job = do(kind, one_image(squares, tmp_path), name=f"one-{kind}", **more)
     assert len(rows(job)) == 1
+    assert "nan" not in (results(job) / "report.md").read_text()
     assert {path.suffix for path in results(job).iterdir()} == {".png", ".csv", ".parquet", ".json", ".md"}
 
 

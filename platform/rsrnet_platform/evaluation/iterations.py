@@ -23,7 +23,7 @@ from rsrnet.evaluation.measure import Row
 from rsrnet.evaluation.published import Scores
 from rsrnet.evaluation.summary import standard_error
 from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table
-from rsrnet_platform.evaluation.tables import METRICS, texts
+from rsrnet_platform.evaluation.tables import METRICS, texts, with_error
 from rsrnet_platform.pictures import Pictures, pixels, planes
 from rsrnet_platform.search.report.table import whole
 from rsrnet_platform.sheet import Sheet
@@ -140,7 +140,7 @@ def sentences(outcome: Outcome) -> list[str]:
     if gain.mean() < NEGLIGIBLE:
         said = [f"No K up to {outcome.iterations} beats the training's {trained} by half a point of F1."]
     else:
-        difference = f"{gain.mean():+.4f} ± {float(standard_error(gain)):.4f}"
+        difference = with_error(gain.mean(), float(standard_error(gain)))
         said = [f"M_fnl is best at K = {best}: F1 {difference} against K = {trained} of the training."]
     if not outcome.exits:
         return said
@@ -226,7 +226,7 @@ def _exits(outcome: Outcome) -> Sheet:
     rows = [["none", f"{outcome.trained}", *texts(before), "", f"{1000 * full['seconds']:.1f}", ""]]
     for made, time in zip(outcome.exits, others, strict=True):
         scores = Scores(*(made.scores[f"m_fnl.{metric}"] for metric in ("ap", "f1", "iou")))
-        change = f"{scores.f1 - before.f1:+.4f} ± {made.errors['m_fnl.f1']:.4f}"
+        change = with_error(scores.f1 - before.f1, made.errors["m_fnl.f1"])
         spent = f"{1000 * time['seconds']:.1f}"
         rows.append(
             [

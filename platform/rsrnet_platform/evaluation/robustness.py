@@ -180,7 +180,7 @@ def draw_sheets(
 
 
 def _change(made: Curve, strength: int) -> str:
-    return f"{-made.losses[strength]:+.4f} ± {made.errors[strength]:.4f}"
+    return tables.with_error(-made.losses[strength], made.errors[strength])
 
 
 def _means(outcome: Outcome) -> list[dict[str, object]]:
