@@ -27,6 +27,7 @@ RUNNERS = {
     "evaluate": "rsrnet_platform.evaluate:run",
     "iterations": "rsrnet_platform.iterations:run",
     "robustness": "rsrnet_platform.robustness:run",
+    "ablate": "rsrnet_platform.ablate:run",
     "predict": "rsrnet_platform.predict:run",
 }
 """The function that runs each `kind:` of job, called as ``run(job, fresh=...)``."""
@@ -101,7 +102,7 @@ def run(
 def _describe(job: spec.Job) -> None:
     """The resolved job on the standard output, where it can become a file; what it would use beside it."""
     place = foresee(job.cluster)
-    if isinstance(job, spec.TuneJob):
+    if isinstance(job, spec.SearchJob):
         with console.status("Timing a few training steps"):
             console.print(str(resolve_name("rsrnet_platform.search.forecast:forecast")(job, place)))
     else:
@@ -207,3 +208,52 @@ def check(
         console.print(f"{names} were derived, not written: --write-lists writes them.")
     if not report.ok:
         raise typer.Exit(1)
+
+
+@data_app.command()
+def pack(
+    root: Annotated[Path, typer.Argument(help="The dataset's folder.", show_default=False)],
+    out: Annotated[
+        str, typer.Argument(help="Folder or URI (s3://bucket/pack) of the pack.", show_default=False)
+    ],
+    side: Annotated[
+        int | None, typer.Option(help="Shorter side of a packed image, in pixels; default: 256.")
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="jpeg, the default, or png, which loses nothing.")
+    ] = None,
+    quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; default: 95.")] = None,
+    lists: Annotated[
+        list[str] | None,
+        typer.Option("--list", metavar="NAME", help="A list to pack; default: the le50 lists. Repeatable."),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out what cannot be read, instead of refusing to finish.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes to use; default: one for each processor.")
+    ] = None,
+) -> None:
+    """Pack a dataset at the training size; `data.root` of a job may then be the pack. Goes on if interrupted."""
+    from rsrnet.data.pack.layout import PackConfig
+    from rsrnet.data.pack.write import pack as write_pack
+    from rsrnet.uris import is_uri
+
+    asked: dict[str, Any] = {"side": side, "format": format_, "quality": quality}
+    config = PackConfig(**{name: value for name, value in asked.items() if value is not None})
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Composites", total=None)
+        report = write_pack(
+            root.expanduser(),
+            out if is_uri(out) else str(Path(out).expanduser()),
+            config,
+            lists or (),
+            skip_bad=skip_bad,
+            processes=processes,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for reason in report.skipped:
+        console.print(f"Left out: {reason}")
+    counts = ", ".join(f"{count:,} of {name}" for name, count in report.composites.items())
+    there = f", {report.reused} of them there already" if report.reused else ""
+    typer.echo(f"{out}: {counts}; {report.shards} shards{there}, {report.bytes / 1e6:,.1f} MB")

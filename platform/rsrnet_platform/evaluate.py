@@ -61,7 +61,7 @@ class Session(Generic[JobT]):
 
     subject: Subject
     place: cluster.Cluster
-    composites: list[Composite]
+    composites: Sequence[Composite]
     trained: frozenset[str]
     """Photographs of the training, see :func:`images_of`."""
 
@@ -157,7 +157,7 @@ def find_model(model: str, tracking_uri: str) -> Subject:
     return Subject(uri, folder, digest, checkpoint.read_card(folder).size)
 
 
-def images_of(data: DataConfig, split: str, seed: int) -> tuple[list[Composite], frozenset[str]]:
+def images_of(data: DataConfig, split: str, seed: int) -> tuple[Sequence[Composite], frozenset[str]]:
     """The composites of a split, and the photographs that the model was trained on, as in ``summary.photograph``.
 
     Raises:

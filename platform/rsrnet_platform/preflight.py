@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.progress import Progress
@@ -13,7 +14,10 @@ from rsrnet_platform.runs import Data
 from rsrnet_platform.terminal import console
 
 if TYPE_CHECKING:
+    from rsrnet.data.config import DataConfig
     from rsrnet.data.folds import Split
+    from rsrnet.data.inspection import DataReport
+    from rsrnet.data.naming import Composite
 
 
 def read_lists(job: spec.TrainJob) -> Split:
@@ -34,7 +38,6 @@ def inspect_images(job: spec.TrainJob, split: Split, known: Data | None) -> Data
         BadDataError: if there are images that cannot be used, and the job does not skip them.
         UserError: if the files are not those the run was started with, or too few can be used.
     """
-    from rsrnet.data.inspection import inspect, usable
     from rsrnet.data.lists import fingerprint
 
     composites = [*split.train, *split.val]
@@ -46,17 +49,7 @@ def inspect_images(job: spec.TrainJob, split: Split, known: Data | None) -> Data
                 f"(fingerprint {known.fingerprint[:12]}, now {identity[:12]}). Bring them back, or use --fresh."
             )
         return known
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("Checking images", total=len(composites))
-        report = inspect(
-            job.data.root,
-            composites,
-            threads=os.cpu_count() or 1,
-            progress=lambda done, total: bar.update(task, completed=done),
-        )
-    usable(composites, report, job.data.on_bad_image)
-    if report.bad:
-        console.print(str(report))
+    report = look_at(job.data, composites)
     skipped = sorted(found.composite.path for found in report.bad)
     train, val = (sum(item.path not in skipped for item in part) for part in (split.train, split.val))
     if train < max(1, job.cluster.workers) or val == 0:
@@ -65,6 +58,28 @@ def inspect_images(job: spec.TrainJob, split: Split, known: Data | None) -> Data
             "a training needs some of both, and a training image for every worker."
         )
     return Data(identity, fingerprint(job.data.root, split.val), train, val, skipped)
+
+
+def look_at(data: DataConfig, composites: Sequence[Composite]) -> DataReport:
+    """Decode images and masks, with a progress bar, and tell which of them cannot be used.
+
+    Raises:
+        BadDataError: if there are such, and ``data`` does not say to skip them, or there are only such.
+    """
+    from rsrnet.data.inspection import inspect, usable
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Checking images", total=len(composites))
+        report = inspect(
+            data.root,
+            composites,
+            threads=os.cpu_count() or 1,
+            progress=lambda done, total: bar.update(task, completed=done),
+        )
+    usable(composites, report, data.on_bad_image)
+    if report.bad:
+        console.print(str(report))
+    return report
 
 
 def try_weights(job: spec.TrainJob, folder: runs.Run, fresh: bool) -> None:

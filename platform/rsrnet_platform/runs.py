@@ -21,15 +21,18 @@ from rsrnet_platform.errors import UserError
 
 MAY_CHANGE = (
     "cluster.",
+    "concurrent",
     "data.loader_processes",
     "data.root",
     "description",
     "refit",
+    "repeats",
+    "rows",
     "search.concurrent",
     "search.trials",
 )
 """Settings (by dotted path or its beginning) that may differ when a run goes on: where and how it computes, and how
-many trials a search has."""
+many trials a search or an ablation has."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class Run:
 
 def _may_change(path: str, job: spec.RunJob) -> bool:
     # The checkpoints of a trial with several workers are Ray Train's, those of one with a single worker are not.
-    return path.startswith(MAY_CHANGE) and not (job.kind == "tune" and path == "cluster.workers")
+    return path.startswith(MAY_CHANGE) and not (job.kind in ("tune", "ablate") and path == "cluster.workers")
 
 
 def _differ(path: str, then: dict[str, Any], now: dict[str, Any]) -> bool:

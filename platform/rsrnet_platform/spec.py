@@ -19,9 +19,11 @@ import yaml
 from rsrnet.config import ConfigError, Problem, require
 from rsrnet.data.config import DataConfig
 from rsrnet.loss_config import LossConfig
-from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.config import ABLATIONS, RSRNetConfig
 from rsrnet.recipe import FitConfig
+from rsrnet.uris import is_uri
 from rsrnet_platform import strict_yaml
+from rsrnet_platform.ablation import rows as ablation_rows
 from rsrnet_platform.checking import build, key_of, leaves
 from rsrnet_platform.cluster import ClusterConfig
 from rsrnet_platform.errors import JobError
@@ -106,6 +108,8 @@ class TuneJob:
         if self.cluster.workers == 0:
             wrong.append(Problem("cluster.workers", 0, "at least 1: the trials of a search run on Ray"))
         base = _training_values(self)
+        if self.search.folds < 2:
+            wrong.append(Problem("search.folds", self.search.folds, "a whole number, at least 2"))
         rules = _trial_rules(base)
         known = [path for path, _ in leaves(TrainJob)]
         wrong += build(TrainJob, base)[1] or space.problems(self.space, known, rules)
@@ -214,6 +218,61 @@ class RobustnessJob(ScoringJob):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AblateJob:
+    """`kind: ablate`: train every row of the paper's Table 2 alike, test each, print Tables 2 and 3 beside the paper's.
+
+    Everything but `rows`, `repeats` and `concurrent` is the training's of the full model, as in `kind: train`; each
+    row changes what Table 2 says, and nothing else. The models stay in the folder of the ablation; none is registered.
+    """
+
+    kind: Literal["ablate"] = "ablate"
+
+    name: str
+    """Identity of the ablation: the same name goes on with the same ablation, a new one needs a new name."""
+
+    description: str = ""
+    """One line for people; recorded with the ablation."""
+
+    rows: tuple[str, ...] = tuple(ABLATIONS)
+    """Rows of Table 2 to train; those of an earlier start stay."""
+
+    repeats: int = 1
+    """Trainings of each row, with the seeds `fit.seed`, `fit.seed` + 1, ...; all hold out the same images. More of
+    them continue a finished ablation."""
+
+    concurrent: int | None = None
+    """Trainings at once at most; null: as many as the cluster has room for."""
+
+    data: DataConfig
+    model: RSRNetConfig = field(default_factory=RSRNetConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    storage: str = "~/rsrnet/runs"
+    """Folder of ablations and runs; every worker must reach it."""
+
+    def __post_init__(self) -> None:
+        _require_name_and_storage(self)
+        wrong = ablation_rows.problems(self.rows, self.model)
+        if not 1 <= self.repeats <= 2**32 - self.fit.seed:
+            wrong.append(Problem("repeats", self.repeats, "a whole number, at least 1"))
+        if self.concurrent is not None and self.concurrent < 1:
+            wrong.append(Problem("concurrent", self.concurrent, "a whole number, at least 1, or null"))
+        if self.cluster.workers == 0:
+            wrong.append(Problem("cluster.workers", 0, "at least 1: the trainings of an ablation run on Ray"))
+        wrong += build(TrainJob, _training_values(self))[1]
+        if wrong:
+            raise ConfigError(wrong)
+
+    @property
+    def search(self) -> SearchConfig:
+        """How its trials run: each to the end, on one split for all, judged by the training's validation images."""
+        return SearchConfig(folds=1, seed=self.fit.seed, concurrent=self.concurrent)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictJob:
     """`kind: predict`: masks, overlays and a table for a folder of images."""
 
@@ -255,10 +314,13 @@ class PredictJob:
         )
 
 
-Job: TypeAlias = TrainJob | TuneJob | ScoringJob | PredictJob
+SearchJob: TypeAlias = TuneJob | AblateJob
+"""Jobs of many trainings, each the trial of a point."""
 
-RunJob: TypeAlias = TrainJob | TuneJob | ScoringJob
+RunJob: TypeAlias = TrainJob | SearchJob | ScoringJob
 """Jobs that have a folder in `storage`, and go on there when they are started again."""
+
+Job: TypeAlias = RunJob | PredictJob
 
 KINDS: dict[str, type[Job]] = {
     "train": TrainJob,
@@ -266,6 +328,7 @@ KINDS: dict[str, type[Job]] = {
     "evaluate": EvaluateJob,
     "iterations": IterationsJob,
     "robustness": RobustnessJob,
+    "ablate": AblateJob,
     "predict": PredictJob,
 }
 """The job of each `kind:`."""
@@ -308,21 +371,27 @@ def flatten(job: Job) -> dict[str, Any]:
     return dict(_leaves(_plain(job)))
 
 
-def training(job: TuneJob, point: Mapping[str, Any], name: str) -> TrainJob:
+def training(job: SearchJob, point: Mapping[str, Any], name: str) -> TrainJob:
     """The training job that a point of a search stands for.
 
     Args:
         job: the search.
-        point: value of each searched setting by its dotted path.
+        point: value of each searched setting by its dotted path, and of an ablation its row of Table 2.
         name: of the training.
 
     Raises:
         ConfigError: if the values, each allowed by itself, exclude each other.
     """
-    built, found = build(TrainJob, _at(_training_values(job) | {"name": name}, point))
+    built, found = build(TrainJob, _at(_training_values(job) | {"name": name}, ablation_rows.settings(point)))
     if built is None:
         raise ConfigError(found)
     return built
+
+
+def trial(job: SearchJob, index: int, point: Mapping[str, Any]) -> TrainJob:
+    """The training job of a trial, which has a name of its own; arguments as in :func:`training`."""
+    own = ablation_rows.name(point) if isinstance(job, AblateJob) else f"{index:04d}"
+    return training(job, point, f"{job.name}-{own}")
 
 
 def paper_values(paths: Iterable[str]) -> dict[str, Any]:
@@ -339,7 +408,7 @@ def _require_name_and_storage(job: RunJob) -> None:
     )
 
 
-def _training_values(job: TuneJob) -> dict[str, Any]:
+def _training_values(job: SearchJob) -> dict[str, Any]:
     """The values of a search's training job, as a job file would give them."""
     declared = {key_of(field.name) for field in fields_of(TrainJob)}
     return {key: value for key, value in _plain(job).items() if key in declared} | {"kind": "train"}
@@ -453,7 +522,7 @@ def _absolute_weights(weights: str) -> str:
 
 def _absolute(path: str) -> str:
     """An absolute path; a URI (`s3://bucket/x`, `models:/rsrnet@champion`) stays what it is."""
-    if re.match(r"[a-z][a-z0-9+.-]*:/", path):
+    if is_uri(path):
         return path
     try:
         return str(Path.cwd() / Path(path).expanduser())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-from rsrnet_platform import cluster, preflight, provenance, runs, spec, train
+from rsrnet_platform import runs, spec, train
 from rsrnet_platform.errors import UserError
-from rsrnet_platform.search import points, space
+from rsrnet_platform.search import points, session, space
 from rsrnet_platform.search.trials import Journal, Point, Trial, best
-from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
 from rsrnet_platform.tracking import Tracker
 
@@ -28,61 +27,26 @@ def run(job: spec.TuneJob, *, fresh: bool) -> None:
         UserError: (and the other errors of ``errors.USER_ERRORS``) for everything a user can mend; before the
             first trial, unless the world changed meanwhile.
     """
-    base = spec.training(job, {}, job.name)
-    with runs.hold(job.storage, job.name) as folder:
-        if not fresh:
-            folder.require_same_settings(job)
-        split = preflight.read_lists(base)
-        probe(job.tracking)
-        with cluster.connect(job.cluster, dashboard=job.cluster.workers > 1) as place:
-            for variant in _starts(job):
-                preflight.try_weights(variant, folder, fresh)
-            data = preflight.inspect_images(base, split, None if fresh else folder.state.data)
-            _require_folds(job, data)
-            uri = prepare(job.tracking)
-            if fresh:
-                Tracker.give_up(uri, job.tracking, folder.state.attempt_id)
-            folder.begin(job, data, fresh=fresh)
-            winner = _search(job, folder, uri, place)
-            if job.refit:
-                console.print(f"Training with the point of trial {winner.index} on the whole training list.")
-                train.run(_refit(job, folder, winner), fresh=False)
+    with session.opened(job, _starts(job), fresh=fresh) as opened:
+        winner = _search(job, opened)
+        if job.refit:
+            console.print(f"Training with the point of trial {winner.index} on the whole training list.")
+            train.run(_refit(job, opened.folder, winner), fresh=False)
 
 
-def _search(job: spec.TuneJob, folder: runs.Run, uri: str, place: cluster.Cluster) -> Trial:
+def _search(job: spec.TuneJob, opened: session.Session) -> Trial:
     """Run what is left of the trials, write the report; the best trial."""
-    from rsrnet_platform.search import ray_tune, report
-    from rsrnet_platform.search.ledger import Ledger
-    from rsrnet_platform.search.screen import Screen
+    from rsrnet_platform.search import report
 
-    attempt = folder.folder / folder.attempt
-    journal = Journal(attempt)
+    journal = Journal(opened.attempt)
     plan = Plan(job, journal)
-    with (
-        Tracker.of_attempt(
-            uri,
-            job.tracking,
-            job.name,
-            folder.state.attempt_id,
-            params=spec.flatten(job),
-            tags=provenance.tags(folder.data) | {"mlflow.note.content": job.description},
-            job_yaml=spec.to_yaml(job),
-        ) as parent,
-        Ledger(job, journal, parent, folder.state.attempt_id, attempt / "trials", plan.ended) as ledger,
-    ):
-        if plan.left:
-            at_once = ray_tune.concurrency(job, place)
-            console.print(
-                f"Searching {job.name}: {plan.total} trials of {job.search.folds} folds, {at_once} at once, {place}."
-            )
-            shared = ray_tune.Shared(job, str(ledger.folder), frozenset(folder.data.skipped), place)
-            with Screen(ledger, lambda: plan.total, at_once).shown(console):
-                ray_tune.run(shared, plan.next, plan.most_epochs, ledger)
-        trials = journal.in_order()
-        report.write(trials, job.search.metric, job.name, attempt / REPORT)
-        parent.log_folder(attempt / REPORT, REPORT)
+    with opened.tracker() as parent:
+        what = f"Searching {job.name}: {plan.total} trials of {job.search.folds} folds"
+        trials = session.run_trials(opened, what, journal, plan, parent)
+        report.write(trials, job.search.metric, job.name, opened.attempt / REPORT)
+        parent.log_folder(opened.attempt / REPORT, REPORT)
         console.print(report.summary(trials, job.search.metric))
-        console.print(f"Report: {attempt / REPORT / 'report.md'}")
+        console.print(f"Report: {opened.attempt / REPORT / 'report.md'}")
         winner = best(trials)
         if winner is None:
             raise UserError(
@@ -169,22 +133,6 @@ def _starts(job: spec.TuneJob) -> list[spec.TrainJob]:
     }
     combinations = [dict(zip(wanted, values, strict=True)) for values in product(*wanted.values())]
     return [spec.training(job, point, job.name) for point in [spec.paper_values(domains), *combinations]]
-
-
-def _require_folds(job: spec.TuneJob, data: runs.Data) -> None:
-    """Cut the folds once, here, where it costs nothing that it cannot be done.
-
-    Raises:
-        DataError: if there are fewer photographs and scenes than folds.
-    """
-    from rsrnet_platform.search.cross_validation import split_into_folds
-
-    splits = split_into_folds(job.data, job.search, frozenset(data.skipped))
-    smallest = min(len(split.train) for split in splits)
-    if smallest < job.cluster.workers:
-        raise UserError(
-            f"{job.data.root}: a fold leaves {smallest} training images, fewer than the workers of a trial."
-        )
 
 
 def _log_winner(parent: Tracker, winner: Trial) -> None:

@@ -6,7 +6,7 @@ The loop is the same in one process and on a cluster; a :class:`Host` is all tha
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -21,6 +21,7 @@ from rsrnet.data.lists import read_train_val
 from rsrnet.data.loader import loader
 from rsrnet.data.naming import Composite
 from rsrnet.data.sampler import ShardedBatches, evaluation_batches
+from rsrnet.data.selection import keep
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
 from rsrnet_platform.pictures import Pictures, evenly
@@ -107,7 +108,7 @@ def train(task: Task, host: Host) -> None:
     with host.newest() as folder:
         training = begin(job, host, folder)
     train_set, val_set = (
-        [composite for composite in part if composite.path not in task.skipped]
+        keep(part, lambda composite: composite.path not in task.skipped)
         for part in read_train_val(job.data, job.fit.seed)
     )
     observer = Observer(task, host, val_set) if host.rank == 0 else None
@@ -141,12 +142,12 @@ def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:
 
 
 def loaders(
-    job: TrainJob, train_set: list[Composite], val_set: list[Composite], host: Host
+    job: TrainJob, train_set: Sequence[Composite], val_set: Sequence[Composite], host: Host
 ) -> tuple[torch.utils.data.DataLoader, torch.utils.data.DataLoader]:
     """One rank's training and validation batches."""
     data, fit, rank, world_size = job.data, job.fit, host.rank, host.world_size
-    shard = ShardedBatches(len(train_set), fit.batch_size, rank, world_size, fit.seed)
     train = IHarmony4(data.root, train_set, TrainTransform(data.size), fit.seed)
+    shard = ShardedBatches(len(train_set), fit.batch_size, rank, world_size, fit.seed, train.blocks)
     val = IHarmony4(data.root, val_set, EvalTransform(data.size))
     val_batches = evaluation_batches(len(val_set), ceil(fit.batch_size / world_size), rank, world_size)
     pin_memory = host.device.type == "cuda"
@@ -159,7 +160,7 @@ def loaders(
 class Observer:
     """Rank 0's eyes on the training: progress for people, metrics and pictures for MLflow."""
 
-    def __init__(self, task: Task, host: Host, val_set: list[Composite]) -> None:
+    def __init__(self, task: Task, host: Host, val_set: Sequence[Composite]) -> None:
         self.epochs = task.job.fit.epochs
         self.device = host.device
         self.reporter = Reporter(Path(task.progress))

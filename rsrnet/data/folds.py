@@ -13,13 +13,14 @@ import numpy as np
 
 from rsrnet.data.errors import DataError
 from rsrnet.data.naming import SUBSETS, Composite
+from rsrnet.data.selection import keep
 
 
 class Split(NamedTuple):
     """Two sides without a common photograph or scene, each in the order of the composites given."""
 
-    train: list[Composite]
-    val: list[Composite]
+    train: Sequence[Composite]
+    val: Sequence[Composite]
 
 
 def holdout(composites: Sequence[Composite], fraction: float, seed: int) -> Split:
@@ -98,7 +99,7 @@ def _choose(groups: Counter[str], target: float) -> set[str]:
 
 
 def _split(composites: Sequence[Composite], val_groups: set[str]) -> Split:
-    split = Split([], [])
-    for composite in composites:
-        (split.val if composite.group in val_groups else split.train).append(composite)
-    return split
+    return Split(
+        keep(composites, lambda composite: composite.group not in val_groups),
+        keep(composites, lambda composite: composite.group in val_groups),
+    )

@@ -1,20 +1,20 @@
-"""The reader of iHarmony4 and of every dataset in its layout."""
+"""The reader of iHarmony4 and of every dataset in its layout, as a folder or packed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rsrnet.data.decode import Picture, read_mask, read_rgb
-from rsrnet.data.errors import BadDataError, DecodeError
 from rsrnet.data.naming import Composite
+from rsrnet.data.source import open_source
 from rsrnet.data.transforms import Transform
 
 
@@ -32,14 +32,14 @@ class Item(TypedDict):
 
 
 class IHarmony4(Dataset[Item]):
-    """Composites with their masks, read from the published layout.
+    """Composites with their masks, read from a folder in the published layout or from a pack.
 
     ``dataset[i]`` is composite i as in epoch 0; ``dataset[epoch, i]``, which samplers ask for, draws that
     epoch's augmentation. The draw depends on the seed, the epoch and the index alone, so it is the same in
     every process.
 
     Args:
-        root: folder of the dataset.
+        root: folder of the dataset, or a pack.
         composites: the composites to read, see :func:`rsrnet.data.lists.read_list`.
         transform: makes tensors of a decoded image and mask.
         seed: seed of the augmentation.
@@ -48,10 +48,15 @@ class IHarmony4(Dataset[Item]):
     def __init__(
         self, root: str | Path, composites: Sequence[Composite], transform: Transform, seed: int = 0
     ) -> None:
-        self.root = Path(root)
-        self.composites = list(composites)
+        self.source = open_source(root)
+        self.composites = composites
         self.transform = transform
         self.seed = seed
+
+    @property
+    def blocks(self) -> NDArray[np.int64] | None:
+        """The first index of each run of composites that are best read together, ascending; None: any order does."""
+        return self.source.blocks(self.composites)
 
     def __len__(self) -> int:
         return len(self.composites)
@@ -59,7 +64,7 @@ class IHarmony4(Dataset[Item]):
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
-        image, mask = open_pair(self.root, self.composites[index])
+        image, mask = self.source.open_pair(self.composites[index])
         rng = np.random.default_rng([self.seed, epoch, index])
         image_tensor, mask_tensor = self.transform(to_tensor(image), to_tensor(mask), rng)
         return Item(image=image_tensor, mask=mask_tensor, index=index)
@@ -70,7 +75,11 @@ Sample = IHarmony4
 
 
 def open_pair(root: str | Path, composite: Composite) -> tuple[Image.Image, Image.Image]:
-    """Decode a composite and its mask, upright by their EXIF orientation.
+    """Decode a composite and its mask, upright by their EXIF orientation; of a pack, at the size it holds.
+
+    Args:
+        root: folder of the dataset, or a pack.
+        composite: one of it.
 
     Returns:
         The image in mode RGB and its mask in mode L, of equal size.
@@ -78,21 +87,7 @@ def open_pair(root: str | Path, composite: Composite) -> tuple[Image.Image, Imag
     Raises:
         BadDataError: if a file is missing, cannot be decoded, or the sizes differ.
     """
-    image = _open(Path(root), composite.path, read_rgb)
-    mask = _open(Path(root), composite.mask_path, read_mask)
-    if image.size != mask.size:
-        sizes = "{} x {}, its mask {} x {} pixels".format(*image.size, *mask.size)
-        raise BadDataError(f"{composite.path}: the image has {sizes}")
-    return image.pixels, mask.pixels
-
-
-def _open(root: Path, path: str, read: Callable[[Path], Picture]) -> Picture:
-    try:
-        return read(root / path)
-    except FileNotFoundError as error:
-        raise BadDataError(f"{path}: there is no such file") from error
-    except DecodeError as error:
-        raise BadDataError(f"{path}: cannot be decoded ({error})") from error
+    return open_source(root).open_pair(composite)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

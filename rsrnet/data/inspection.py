@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from rsrnet.data.errors import BadDataError
-from rsrnet.data.iharmony4 import open_pair
+from rsrnet.data.folder import Folder
 from rsrnet.data.naming import Composite
+from rsrnet.data.selection import keep
+from rsrnet.data.source import Source, open_source
 
 LISTED = 20
 """How many bad composites a message names."""
@@ -54,15 +56,17 @@ def inspect(
 ) -> DataReport:
     """Decode every composite and its mask as the reader does, and report those that fail.
 
+    What was packed was decoded then; of a pack, the checksums are looked at.
+
     Args:
-        root: folder of the dataset.
+        root: folder of the dataset, or a pack.
         composites: what to look at.
         threads: how many files to decode at a time; Pillow decodes without holding Python's lock.
         progress: called with the number looked at so far and the number of all.
     """
     bad = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        reasons = pool.map(partial(_reason, root), composites)
+        reasons = pool.map(partial(_reason, open_source(root)), composites)
         for done, (composite, reason) in enumerate(zip(composites, reasons, strict=True), start=1):
             if reason is not None:
                 bad.append(BadImage(composite, reason))
@@ -72,11 +76,13 @@ def inspect(
 
 
 def require_files(root: str | Path, composites: Sequence[Composite]) -> None:
-    """Look whether every composite and its mask are there, without opening them.
+    """Look whether every composite and its mask are there, without opening them; what was packed is.
 
     Raises:
         BadDataError: naming those that are not.
     """
+    if not isinstance(open_source(root), Folder):
+        return
     bad = []
     for composite in composites:
         missing = [path for path in (composite.path, composite.mask_path) if not Path(root, path).is_file()]
@@ -88,7 +94,7 @@ def require_files(root: str | Path, composites: Sequence[Composite]) -> None:
 
 def usable(
     composites: Sequence[Composite], report: DataReport, on_bad_image: Literal["stop", "skip"]
-) -> list[Composite]:
+) -> Sequence[Composite]:
     """Return the composites that can be used.
 
     Args:
@@ -100,9 +106,9 @@ def usable(
         BadDataError: if there are bad composites and they are not to be skipped, or if nothing else is left.
     """
     if not report.bad:
-        return list(composites)
+        return composites
     bad = {found.composite for found in report.bad}
-    good = [composite for composite in composites if composite not in bad]
+    good = keep(composites, lambda composite: composite not in bad)
     if on_bad_image == "stop":
         raise BadDataError(f"{report}\nRepair them, take them off the list, or set on_bad_image to skip.")
     if not good:
@@ -110,9 +116,9 @@ def usable(
     return good
 
 
-def _reason(root: str | Path, composite: Composite) -> str | None:
+def _reason(source: Source, composite: Composite) -> str | None:
     try:
-        open_pair(root, composite)
+        source.check(composite)
     except BadDataError as error:
         return str(error)
     return None

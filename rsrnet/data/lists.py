@@ -1,46 +1,31 @@
-"""List files: which composites of a dataset belong to training, validation or test."""
+"""Lists of a dataset: which composites belong to training, validation or test."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rsrnet.data.config import DataConfig
-from rsrnet.data.errors import DataError
 from rsrnet.data.folds import Split, holdout
-from rsrnet.data.naming import Composite, canonical_subset
+from rsrnet.data.naming import Composite
+from rsrnet.data.source import open_source
 
 
-def read_list(root: str | Path, name: str | Path, subsets: Sequence[str] = ()) -> list[Composite]:
-    """Read the composites of a list file, in its order.
+def read_list(root: str | Path, name: str | Path, subsets: Sequence[str] = ()) -> Sequence[Composite]:
+    """Read the composites of a list: in the order of the list file of a folder, in the order of a pack.
 
     Args:
-        root: folder of the dataset.
-        name: list file, relative to `root` or absolute; one path or bare file name of a composite a line.
+        root: folder of the dataset, or a pack (see :func:`rsrnet.data.source.open_source`).
+        name: list file, relative to `root` or absolute, with one path or bare file name of a composite a line;
+            of a pack, the name of the list that was packed.
         subsets: sub-datasets to keep, in any case; empty: all.
 
     Raises:
-        DataError: if the folder, the list or a sub-dataset is missing, a name breaks the scheme, or nothing
+        DataError: if the dataset, the list or a sub-dataset is missing, a name breaks the scheme, or nothing
             is left.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(
-            f"there is no dataset folder {root}; name the folder that holds the sub-datasets and lists"
-        )
-    path = root / name
-    wanted = {canonical_subset(subset) for subset in subsets}
-    listed = _parse_lines(path, read_lines(root, path))
-    kept = [composite for composite in listed if not wanted or composite.subset in wanted]
-    if not kept:
-        present = ", ".join(sorted({composite.subset for composite in listed}))
-        what = (
-            f"only composites of {present}, not of {', '.join(sorted(wanted))}" if listed else "no composite"
-        )
-        raise DataError(f"{path} lists {what}; choose another list or other sub-datasets")
-    return _with_folders_on_disk(root, path, kept)
+    return open_source(root).read_list(name, subsets)
 
 
 def read_train_val(config: DataConfig, seed: int) -> Split:
@@ -60,71 +45,10 @@ def read_train_val(config: DataConfig, seed: int) -> Split:
 
 
 def fingerprint(root: str | Path, composites: Sequence[Composite]) -> str:
-    """Return a SHA-256 over the names and the file sizes of composites and their masks.
+    """Return a SHA-256 over the names of composites and the sizes of their files, or what a pack holds of them.
 
     It is the same on every machine, wherever the dataset lies, in whatever order the composites are listed.
     """
-    lines = sorted(
-        f"{item.subset}/{item.name} {_size(root, item.path)} {_size(root, item.mask_path)}\n"
-        for item in composites
-    )
+    source = open_source(root)
+    lines = sorted(f"{item.subset}/{item.name} {source.state(item)}\n" for item in composites)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _size(root: str | Path, path: str) -> str:
-    try:
-        return str(Path(root, path).stat().st_size)
-    except OSError:
-        return "missing"
-
-
-def read_lines(root: Path, path: Path) -> list[str]:
-    """Read the lines of a list file, whatever they say.
-
-    Args:
-        root: folder of the dataset, whose lists are named if this one is missing.
-        path: the list file.
-
-    Raises:
-        DataError: if there is no such file, or it is not text.
-    """
-    if not path.is_file():
-        found = ", ".join(sorted(other.name for other in root.glob("*.txt"))) or "no list"
-        raise DataError(f"there is no list {path}; {root} holds {found}")
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a list: it is not UTF-8 text ({error})") from error
-
-
-def folders_on_disk(root: Path) -> dict[str, str]:
-    """Return the folders in a dataset as spelled on disk, each under its name in lower case."""
-    return {entry.name.lower(): entry.name for entry in root.iterdir() if entry.is_dir()}
-
-
-def _parse_lines(path: Path, lines: list[str]) -> list[Composite]:
-    composites = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            composites.append(Composite.parse(line.strip()))
-        except DataError as error:
-            raise DataError(f"{path}, line {number}: {error}") from error
-    return composites
-
-
-def _with_folders_on_disk(root: Path, path: Path, composites: list[Composite]) -> list[Composite]:
-    """Give each composite the spelling its sub-dataset's folder has on disk."""
-    on_disk = folders_on_disk(root)
-    for folder, count in Counter(composite.folder for composite in composites).items():
-        if folder.lower() not in on_disk:
-            raise DataError(
-                f"{path} lists {count} composites of {folder}, but {root} has no folder {folder};"
-                " add it, or choose the sub-datasets that are there"
-            )
-    exact = set(on_disk.values())
-    return [
-        composite if composite.folder in exact else composite.in_folder(on_disk[composite.folder.lower()])
-        for composite in composites
-    ]

@@ -45,6 +45,7 @@ def loader(
         dataset,
         batch_sampler=batches,
         num_workers=processes,
+        multiprocessing_context=dataset.source.start_method if processes else None,
         persistent_workers=processes > 0,
         pin_memory=pin_memory,
         # Its own generator: otherwise every epoch would take a draw from the global one.

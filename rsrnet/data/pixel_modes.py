@@ -58,7 +58,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         DecodeError: if its values have no defined white.
     """
-    return _opaque(image, "white").convert("RGB")
+    return _in_mode(_opaque(image, "white"), "RGB")
 
 
 def to_grey(image: Image.Image) -> Image.Image:
@@ -68,18 +68,23 @@ def to_grey(image: Image.Image) -> Image.Image:
         DecodeError: if its values have no defined white, or it is coloured.
     """
     opaque = _opaque(image, "black")
-    if opaque.mode not in _GREY:
-        opaque = opaque if opaque.mode == "RGB" else opaque.convert("RGB")
-        _require_grey(opaque)
-    return opaque.convert("L")
+    return _in_mode(opaque, "L") if opaque.mode in _GREY else _grey_of(_in_mode(opaque, "RGB"))
 
 
-def _require_grey(mask: Image.Image) -> None:
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image itself where it has the mode: a copy of a large photograph takes as long as decoding it."""
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _grey_of(mask: Image.Image) -> Image.Image:
     red, green, blue = mask.split()
-    pairs = ((red, green), (green, blue), (blue, red))
-    most = int(np.max([ImageChops.difference(*pair).getextrema() for pair in pairs]))
+    differences = [ImageChops.difference(*pair) for pair in ((red, green), (green, blue), (blue, red))]
+    if not any(difference.getbbox() for difference in differences):
+        return red
+    most = int(np.max([difference.getextrema() for difference in differences]))
     if most > COLOURED:
         raise DecodeError(f"a coloured picture, no mask: its channels differ by up to {most} levels")
+    return mask.convert("L")
 
 
 def _opaque(image: Image.Image, ground: str) -> Image.Image:

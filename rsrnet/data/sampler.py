@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsrnet.data.errors import DataError
+from rsrnet.data.order import epoch_order
 
 
 class ShardedBatches:
     """Training batches of one worker: its share of the global batches.
 
-    Every epoch the composites are permuted by the seed and the epoch, cut into global batches, and each batch
+    Every epoch the composites are shuffled by the seed and the epoch, cut into global batches, and each batch
     is dealt to the workers in turn. So the images of a step are the same for any number of workers; shares
     differ by at most one image. A short last batch is left out if it has not one image for every worker.
 
@@ -25,12 +27,22 @@ class ShardedBatches:
         rank: which worker this is, from 0.
         world_size: number of workers.
         seed: seed of the order.
+        blocks: the first index of each block of samples that are best read together, see
+            :func:`rsrnet.data.order.epoch_order`.
 
     Raises:
         DataError: if a step has fewer images than there are workers.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        blocks: NDArray[np.int64] | None = None,
+    ) -> None:
         if min(num_samples, batch_size) < world_size:
             raise DataError(
                 f"{num_samples} training images in batches of {batch_size} are too few for {world_size}"
@@ -41,6 +53,7 @@ class ShardedBatches:
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
+        self.blocks = blocks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,10 +66,21 @@ class ShardedBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples).tolist()
-        for step in range(len(self)):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(epoch, index) for index in batch[self.rank :: self.world_size]]
+        order = epoch_order(self.num_samples, self.blocks, np.random.default_rng([self.seed, epoch]))
+        for _, batch in zip(range(len(self)), _cut(order, self.batch_size), strict=False):
+            yield [(epoch, index) for index in batch[self.rank :: self.world_size].tolist()]
+
+
+def _cut(order: Iterator[NDArray[np.int64]], length: int) -> Iterator[NDArray[np.int64]]:
+    """Cut what arrives in pieces into pieces of one length; the last may be shorter."""
+    rest = np.empty(0, np.int64)
+    for piece in order:
+        rest = np.concatenate([rest, piece])
+        whole = len(rest) - len(rest) % length
+        yield from (rest[start : start + length] for start in range(0, whole, length))
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
 
 
 def evaluation_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:

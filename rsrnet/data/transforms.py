@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -27,6 +29,9 @@ KEEP_WITHOUT_FOREGROUND = 0.05
 
 MAX_DRAWS = 20
 """... and at most so often: some masks have no more foreground in any crop."""
+
+_WORTH_GATHERING = 2**20
+"""Pixels from which on an image is not converted whole to be resized; smaller ones are faster with torch alone."""
 
 Transform = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 """What makes network input. It takes an image, (3, H, W) uint8 RGB, its mask, (1, H, W) uint8 with foreground
@@ -118,5 +123,30 @@ def resize_mask(mask: Tensor, size: int) -> Tensor:
 
 def _bilinear(pixels: Tensor, size: int) -> Tensor:
     """Interpolate (C, H, W) uint8 to (C, size, size) float32, in grey levels."""
+    if pixels[0].numel() > _WORTH_GATHERING:
+        return _bilinear_of_large(pixels, size)
     # In float: torch's path for uint8 rounds twice and fails on images one pixel wide.
     return interpolate(pixels[None].float(), (size, size), mode="bilinear", align_corners=False)[0]
+
+
+def _bilinear_of_large(pixels: Tensor, size: int) -> Tensor:
+    """The same to rounding, but only those pixels that count, two rows and two columns for each, become floats."""
+    channels, height, width = pixels.shape
+    rows, down = _neighbours(height, size)
+    columns, right = _neighbours(width, size)
+    # Channels lie innermost in a decoded image, so its rows are copied whole, and then every byte chosen by itself.
+    lines = pixels.permute(1, 2, 0).numpy()[rows].reshape(2 * size, -1)
+    chosen = (columns * channels + np.arange(channels)[:, None]).ravel()
+    near = torch.from_numpy(lines.take(chosen, axis=1)).view(2 * size, channels, 2 * size)
+    corners = near.transpose(0, 1).float()
+    above_and_below = torch.lerp(corners[..., :size], corners[..., size:], right)
+    return torch.lerp(above_and_below[:, :size], above_and_below[:, size:], down[:, None])
+
+
+def _neighbours(length: int, size: int) -> tuple[NDArray[np.int64], Tensor]:
+    """The pixels before each of ``size`` half-pixel centres, then those behind; and how near the latter are, 0 to 1."""
+    # In float32, as torch computes them.
+    centres = ((torch.arange(size) + 0.5) * (torch.tensor(float(length)) / size) - 0.5).clamp(min=0)
+    before = centres.long().clamp(max=length - 1)
+    behind = (before + 1).clamp(max=length - 1)
+    return torch.cat([before, behind]).numpy(), centres - before

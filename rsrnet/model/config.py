@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from rsrnet.config import require
 
@@ -62,3 +62,22 @@ class RSRNetConfig:
             ),
             hidden_init=(self.hidden_init in ("tanh", "zeros"), "tanh or zeros"),
         )
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "unet": {"reasoning": "none", "combination": "decoder"},
+    "rsr": {"combination": "decoder"},
+    "similarity_only": {"reasoning": "similarity", "combination": "decoder"},
+    "simple_average": {"combination": "average"},
+    "without_gru": {"reasoning": "conv"},
+    "without_msm": {"scales": ()},
+    "without_fc": {"context": "style"},
+    "without_weighted_upsample": {"upsampling": "bilinear"},
+    "full": {},
+}
+"""Rows 1 to 9 of Table 2 (5 to 9 are Table 3): what each changes in the full model's configuration."""
+
+
+def ablation(row: str, config: RSRNetConfig | None = None) -> RSRNetConfig:
+    """The configuration of one row of Table 2, starting from ``config`` (default: the paper's)."""
+    return replace(config or RSRNetConfig(), **ABLATIONS[row])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,24 +21,6 @@ MULTIPLE = 16
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's RGB values, which the pretrained encoder expects."""
-
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "unet": {"reasoning": "none", "combination": "decoder"},
-    "rsr": {"combination": "decoder"},
-    "similarity_only": {"reasoning": "similarity", "combination": "decoder"},
-    "simple_average": {"combination": "average"},
-    "without_gru": {"reasoning": "conv"},
-    "without_msm": {"scales": ()},
-    "without_fc": {"context": "style"},
-    "without_weighted_upsample": {"upsampling": "bilinear"},
-    "full": {},
-}
-"""Rows 1 to 9 of Table 2 (5 to 9 are Table 3): what each changes in the full model's configuration."""
-
-
-def ablation(row: str, config: RSRNetConfig | None = None) -> RSRNetConfig:
-    """The configuration of one row of Table 2, starting from ``config`` (default: the paper's)."""
-    return replace(config or RSRNetConfig(), **ABLATIONS[row])
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,18 @@ class TestTheFiles:
             assert re.fullmatch(FIRST_LINE_OF_A_JOB, first_line), f"{job}: {first_line}"
             assert os.access(job, os.X_OK), f"chmod +x {job}"
 
+    def test_every_relative_link_of_the_documentation_leads_somewhere(self, repository: Path) -> None:
+        pages = [file for file in files_of(repository) if file.suffix == ".md"]
+        links = [
+            (page, target)
+            for page in pages
+            for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+            if "://" not in target
+        ]
+
+        assert links
+        assert not [(page, target) for page, target in links if not (page.parent / target).exists()]
+
     def test_ci_can_be_run(self, repository: Path) -> None:
         assert os.access(repository / ".ci/run", os.X_OK)
 

@@ -279,6 +279,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
         kind: {"kind": kind, "name": "x", "model": "m", "data.root": "/data"}
         for kind in ("evaluate", "iterations", "robustness")
     },
+    "ablate": {"kind": "ablate", "name": "x", "data.root": "/data"},
     "predict": {"kind": "predict", "name": "x", "model": "m", "input": "/in", "output": "/out"},
 }
 

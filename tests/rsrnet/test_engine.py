@@ -20,9 +20,9 @@ from rsrnet.data.loader import loader
 from rsrnet.data.sampler import ShardedBatches, evaluation_batches
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.metrics import PUBLISHED, image_metrics
-from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.encoder import Encoder, WeightsError
-from rsrnet.model.network import ABLATIONS, RSRNet, ablation
+from rsrnet.model.network import RSRNet
 from rsrnet.recipe import FitConfig
 
 SIZE = 32

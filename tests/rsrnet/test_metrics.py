@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 from torch import Tensor
 
+from rsrnet.average_precision import all_rows, row_by_row, sort_keys
 from rsrnet.metrics import PUBLISHED, RAW, MetricSums, Protocol, image_metrics
 
 
@@ -34,6 +36,8 @@ def one_row(pred: list[float], target: list[float]) -> tuple[Tensor, Tensor]:
     return torch.tensor(pred).view(1, 1, 1, -1), torch.tensor(target).view(1, 1, 1, -1)
 
 
+ABOVE_ONE = float(np.float32(1 + 1e-7))  # as the convex upsampling may round
+
 small_maps = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9).flatmap(
     lambda shape: st.tuples(
         npst.arrays(np.float32, shape, elements=st.floats(0, 1, width=32)),
@@ -42,7 +46,9 @@ small_maps = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9).f
 )
 maps_with_ties = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9).flatmap(
     lambda shape: st.tuples(
-        npst.arrays(np.float32, shape, elements=st.sampled_from([-0.0, 0.0, 1e-40, 0.25, 0.5, 1.0])),
+        npst.arrays(
+            np.float32, shape, elements=st.sampled_from([-0.0, 0.0, 1e-40, 0.25, 0.5, 1.0, ABOVE_ONE])
+        ),
         npst.arrays(np.float32, shape, elements=st.sampled_from([0.0, 1.0])),
     )
 )
@@ -75,6 +81,47 @@ def test_average_precision_of_large_maps_equals_sklearn(levels: int) -> None:
     pred = (pred * levels).round() / levels
     expected = [sklearn_ap(p, t) for p, t in zip(pred, target, strict=True)]
     np.testing.assert_allclose(image_metrics(pred, target, RAW).ap.numpy(), expected, rtol=0, atol=1e-6)
+
+
+@st.composite
+def batches_of_rows(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Scores and truths of a batch: few or many levels, and truths with no, one, some or all pixels true."""
+    rows, pixels = draw(st.integers(1, 4)), draw(st.integers(1, 60))
+    levels = draw(st.sampled_from([1, 2, 5, 1000]))
+    steps = draw(npst.arrays(np.int64, (rows, pixels), elements=st.integers(0, levels)))
+    scores = (steps / levels * np.float32(ABOVE_ONE)).astype(np.float32)
+    if draw(st.booleans()):
+        scores[scores == 0] = draw(st.sampled_from([-0.0, 1e-45]))
+    truth = np.zeros((rows, pixels), dtype=bool)
+    for row in truth:
+        kind = draw(st.sampled_from(["none", "one", "some", "all"]))
+        if kind == "one":
+            row[draw(st.integers(0, pixels - 1))] = True
+        elif kind == "some":
+            row[:] = draw(npst.arrays(bool, pixels))
+        else:
+            row[:] = kind == "all"
+    return torch.from_numpy(scores), torch.from_numpy(truth)
+
+
+@pytest.mark.parametrize("implementation", [row_by_row, all_rows], ids=["CPU", "accelerator"])
+@given(batches_of_rows())
+def test_average_precision_of_every_row_equals_sklearn(
+    implementation: Callable[[Tensor], Tensor], rows: tuple[Tensor, Tensor]
+) -> None:
+    scores, truth = rows
+    expected = [sklearn_ap(p, t) if t.any() else 0.0 for p, t in zip(scores, truth, strict=True)]
+    found = implementation(sort_keys(scores, truth))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-9)
+
+
+def test_scoring_leaves_its_arguments_as_they_are() -> None:
+    pred, target = random_batch(2)
+    copies = pred.clone(), target.clone()
+    for protocol in (RAW, PUBLISHED):
+        image_metrics(pred, target, protocol)
+    assert torch.equal(pred, copies[0])
+    assert torch.equal(target, copies[1])
 
 
 def test_raw_f1_and_iou_equal_sklearn() -> None:

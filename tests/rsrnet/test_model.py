@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from rsrnet.config import ConfigError
 from rsrnet.loss_config import LossConfig
 from rsrnet.losses import RSRNetLoss
-from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.encoder import Encoder, WeightsError, load_resnet_weights, read_resnet_weights
-from rsrnet.model.network import ABLATIONS, RSRNet, ablation
+from rsrnet.model.network import RSRNet
 from rsrnet.model.reasoning import (
     ConvexUpsampling,
     ConvGRU,

@@ -33,7 +33,7 @@ class SearchConfig:
 
     folds: int = 5
     """Parts of the training list; each validates once. No photograph or scene is in two (paper: cross-validation,
-    the number not given)."""
+    the number not given). 1, which only an ablation has: no parts, but the validation images of the training."""
 
     metric: Literal["val/ap", "val/f1", "val/iou"] = "val/iou"
     """Score of a fold: its best epoch by this metric. The objective is the mean over the folds."""
@@ -59,7 +59,7 @@ class SearchConfig:
                 "a whole number, at least 1, or null",
             ),
             reduction_factor=(self.reduction_factor >= 2, "a whole number, at least 2"),
-            folds=(self.folds >= 2, "a whole number, at least 2"),
+            folds=(self.folds >= 1, "a whole number, at least 1"),
             seed=(0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
             concurrent=(
                 self.concurrent is None or self.concurrent >= 1,

@@ -7,7 +7,7 @@ and one network at a time is in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,9 @@ from rsrnet import engine
 from rsrnet.checkpoint import CheckpointError
 from rsrnet.data.config import DataConfig
 from rsrnet.data.folds import Split, folds
-from rsrnet.data.lists import read_list
+from rsrnet.data.lists import read_list, read_train_val
+from rsrnet.data.naming import Composite
+from rsrnet.data.selection import keep
 from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.spec import TrainJob
 from rsrnet_platform.worker import Host, begin, loaders
@@ -39,6 +41,9 @@ class TrialTask:
     skipped: frozenset[str]
     """Paths of composites that cannot be used."""
 
+    keep: Path | None = None
+    """Folder that gets the model of the best epoch, by ``engine.BEST``; of one fold only. None: no model stays."""
+
 
 class TrialHost(Host, Protocol):
     """Where a worker of a trial runs."""
@@ -57,13 +62,15 @@ def split_into_folds(data: DataConfig, search: SearchConfig, skipped: frozenset[
     """The folds of a search, the same for every trial: cut from the training list, whatever validates later.
 
     Args:
-        data: of the training; only its training list is read.
-        search: how many folds, and their seed.
+        data: of the training; of several folds only its training list is read.
+        search: how many folds, and their seed. A single one is the split of the training itself.
         skipped: paths of composites that cannot be used.
 
     Raises:
         DataError: if there are fewer photographs and scenes than folds.
     """
+    if search.folds == 1:
+        return [Split(*(_usable(side, skipped) for side in read_train_val(data, search.seed)))]
     return _folds(data.root, data.train, data.subsets, search.folds, search.seed, skipped)
 
 
@@ -72,8 +79,11 @@ def _folds(
     root: str, train: str, subsets: tuple[str, ...], number: int, seed: int, skipped: frozenset[str]
 ) -> list[Split]:
     # Kept: an actor that runs one trial after another would read the same lists for each.
-    usable = [composite for composite in read_list(root, train, subsets) if composite.path not in skipped]
-    return folds(usable, number, seed)
+    return folds(_usable(read_list(root, train, subsets), skipped), number, seed)
+
+
+def _usable(composites: Sequence[Composite], skipped: frozenset[str]) -> Sequence[Composite]:
+    return keep(composites, lambda composite: composite.path not in skipped)
 
 
 def cross_validate(task: TrialTask, host: TrialHost) -> None:
@@ -124,6 +134,9 @@ def _train_fold(
             training.save(folder)
             (folder / PROGRESS).write_text(json.dumps({"scores": scores, "report": report}))
 
+        if task.keep is not None and host.rank == 0 and training.best_epoch == training.epoch:
+            # Before the checkpoint: a trial that dies in between trains this epoch again, and writes the same.
+            training.save_model(task.keep)
         host.report(report, write)
 
     training.run(*loaders(task.job, split.train, split.val, host), on_epoch=on_epoch)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from rsrnet_platform import spec
+from rsrnet_platform.ablation import rows
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.search import points, space
 from rsrnet_platform.search.trials import Point
@@ -63,11 +64,11 @@ class Forecast:
         return "\n".join(lines)
 
 
-def forecast(job: spec.TuneJob, place: Cluster) -> Forecast:
+def forecast(job: spec.SearchJob, place: Cluster) -> Forecast:
     """Count what a search would do, and time a few training steps of it in this process.
 
     Args:
-        job: the search; its training list is read.
+        job: the search or the ablation; its training list is read.
         place: the cluster, as :func:`rsrnet_platform.cluster.foresee` returns it.
 
     Raises:
@@ -78,22 +79,13 @@ def forecast(job: spec.TuneJob, place: Cluster) -> Forecast:
     from rsrnet_platform.search.cross_validation import split_into_folds
     from rsrnet_platform.search.ray_tune import concurrency
 
-    domains = space.parse(job.space)
-    paper = spec.paper_values(domains)
-    known = points.planned(domains, job.search, paper)
-    trials = points.count(domains, job.search, paper)
-    # Optuna's points are not known beforehand: draws stand for them.
-    source = random.Random(job.search.seed)  # noqa: S311 - no secret
-    drawn = [
-        {path: domain.draw(source) for path, domain in domains.items()} for _ in range(trials - len(known))
-    ]
-    every = [*known, *drawn]
+    every = _points(job)
     each = [spec.training(job, point, job.name).fit.epochs for point in every]
     composites = sum(len(split.train) for split in split_into_folds(job.data, job.search, frozenset()))
     can_time = torch.cuda.is_available() or not place.use_gpu
     return Forecast(
-        trials,
-        trials * job.search.folds,
+        len(every),
+        len(every) * job.search.folds,
         sum(each) * job.search.folds,
         sum(each) * composites,
         place,
@@ -102,13 +94,29 @@ def forecast(job: spec.TuneJob, place: Cluster) -> Forecast:
     )
 
 
+def _points(job: spec.SearchJob) -> list[Point]:
+    """The points of all trials."""
+    if isinstance(job, spec.AblateJob):
+        return list(rows.points(job.rows, job.repeats, job.fit.seed).values())
+    domains = space.parse(job.space)
+    paper = spec.paper_values(domains)
+    known = points.planned(domains, job.search, paper)
+    # Optuna's points are not known beforehand: draws stand for them.
+    source = random.Random(job.search.seed)  # noqa: S311 - no secret
+    drawn = [
+        {path: domain.draw(source) for path, domain in domains.items()}
+        for _ in range(points.count(domains, job.search, paper) - len(known))
+    ]
+    return [*known, *drawn]
+
+
 def _some(every: Sequence[Point]) -> list[Point]:
     """A few points, evenly spread over all."""
     number = min(POINTS, len(every))
     return [every[round(index * (len(every) - 1) / max(1, number - 1))] for index in range(number)]
 
 
-def seconds_per_image(job: spec.TuneJob, point: Point, place: Cluster) -> float:
+def seconds_per_image(job: spec.SearchJob, point: Point, place: Cluster) -> float:
     """Time a training step of a point's network on random images, as a worker would take it."""
     import torch
 

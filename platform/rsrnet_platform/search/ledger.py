@@ -34,7 +34,7 @@ class Ledger:
 
     def __init__(
         self,
-        job: spec.TuneJob,
+        job: spec.SearchJob,
         journal: Journal,
         parent: Tracker,
         attempt_id: str,
@@ -64,7 +64,7 @@ class Ledger:
         """A trial begins, or goes on: after an interruption, or because it died."""
         if index in self._open:
             return
-        training = spec.training(self.job, point, f"{self.job.name}-{index:04d}")
+        training = spec.trial(self.job, index, point)
         trial = self.journal.trials.get(index) or Trial(
             index, dict(point), self.job.search.folds, training.fit.epochs, started=self.seconds
         )
@@ -99,7 +99,7 @@ class Ledger:
         values = {key: result[key] for key in ("step", "fold", "epoch", "score", "objective")}
         if trial.add(Report(**values, time=self.seconds)):
             self.journal.keep(trial)
-        fold = f"fold_{result['fold'] + 1}/"
+        fold = f"fold_{result['fold'] + 1}/" if trial.folds > 1 else ""
         metrics = {fold + key: value for key, value in result["metrics"].items()}
         # Also of a report that is repeated: a kill may have come between the journal and the store, and the
         # tracker leaves out what that holds.

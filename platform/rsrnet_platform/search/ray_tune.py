@@ -43,7 +43,7 @@ _SETTINGS = {
 """Environment of Tune, unless the user set it."""
 
 
-def concurrency(job: spec.TuneJob, place: Cluster) -> int:
+def concurrency(job: spec.SearchJob, place: Cluster) -> int:
     """How many trials run at once."""
     room = place.room // job.cluster.workers
     return room if job.search.concurrent is None else min(room, job.search.concurrent)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,7 +29,7 @@ POINT = "point"
 class Shared:
     """What every trial gets."""
 
-    job: spec.TuneJob
+    job: spec.SearchJob
     folder: str
     """Holds a folder for each trial's checkpoints; every worker reaches it."""
 
@@ -38,6 +38,9 @@ class Shared:
 
     verdicts: ActorHandle | None = None
     """Tells the workers of a trial whether to go on; None: nobody gives up on trials, or Tune ends them."""
+
+    keep: Mapping[int, Path] = field(default_factory=dict)
+    """Where the model of a trial's best epoch stays, by the number of the trial; that of the others does not."""
 
 
 def alone(config: dict[str, Any], shared: Shared) -> None:
@@ -49,8 +52,8 @@ def alone(config: dict[str, Any], shared: Shared) -> None:
 
 def task_of(config: dict[str, Any], shared: Shared) -> TrialTask:
     """What a trial of Tune's is to do."""
-    training = spec.training(shared.job, config[POINT], f"{shared.job.name}-{config[INDEX]:04d}")
-    return TrialTask(training, shared.job.search, shared.skipped)
+    training = spec.trial(shared.job, config[INDEX], config[POINT])
+    return TrialTask(training, shared.job.search, shared.skipped, shared.keep.get(config[INDEX]))
 
 
 def folder_of(config: dict[str, Any], shared: Shared) -> Path:

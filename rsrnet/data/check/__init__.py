@@ -13,7 +13,7 @@ from rsrnet.data.check.findings import KINDS, Finding, Report
 from rsrnet.data.check.memory import Memory
 from rsrnet.data.check.run import Progress, look_at_all
 from rsrnet.data.errors import DataError
-from rsrnet.data.lists import folders_on_disk
+from rsrnet.data.folder import folders_on_disk
 
 
 def check(

@@ -12,7 +12,7 @@ from rsrnet.data.check import published
 from rsrnet.data.check.facts import Facts, usable
 from rsrnet.data.check.findings import KINDS, Count, Finding, Shared
 from rsrnet.data.errors import DataError
-from rsrnet.data.lists import read_lines
+from rsrnet.data.folder import read_lines
 from rsrnet.data.naming import SCENES, SUBSETS, Composite
 
 

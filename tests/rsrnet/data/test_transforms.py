@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from rsrnet.data.transforms import EvalTransform, TrainTransform, draw_crop, resize_image, resize_mask
 
@@ -52,6 +53,32 @@ def test_resized_mask_is_the_published_threshold(height: int, width: int, size: 
     resized = resize_mask(mask, size).numpy()
     assert set(np.unique(resized)) <= {0.0, 1.0}
     np.testing.assert_array_equal(resized[clear], exact[clear] > 127.5)
+
+
+@given(
+    longer=st.integers(1, 1500),
+    shorter=st.integers(17, 1500),
+    lies=st.booleans(),
+    size=st.integers(1, 64),
+    channels=st.sampled_from([1, 3]),
+    cut=st.tuples(*[st.integers(0, 9)] * 4),
+)
+@settings(max_examples=25)
+def test_large_images_are_resized_like_small_ones(
+    longer: int, shorter: int, lies: bool, size: int, channels: int, cut: tuple[int, int, int, int]
+) -> None:
+    # A crop of a decoded image, as training takes it: channels innermost, rows apart.
+    longer = max(longer, 2**20 // shorter + 1)
+    height, width = (shorter, longer) if lies else (longer, shorter)
+    top, bottom, left, right = cut
+    decoded = torch.from_numpy(
+        rng(height).integers(0, 256, (height + top + bottom, width + left + right, channels), dtype=np.uint8)
+    )
+    crop = decoded[top : top + height, left : left + width].permute(2, 0, 1)
+    expected = interpolate(crop[None].float(), (size, size), mode="bilinear", align_corners=False)[0]
+    np.testing.assert_allclose(resize_image(crop, size).numpy() * 255, expected.numpy(), atol=0.01)
+    clear = abs(expected[:1] - 127.5) > 0.01
+    np.testing.assert_array_equal(resize_mask(crop[:1], size)[clear], (expected[:1] > 127.5)[clear])
 
 
 def test_exact_half_is_background() -> None:
