@@ -36,15 +36,26 @@ class Localizer:
             platform installed).
         device: ``auto`` takes a GPU if there is one.
         batch_size: images the network sees at once.
+        iterations: K, where it shall differ from the one that the network was trained with.
+        tolerance: early exit: an image is done with the iteration that moves its mask by no more than this in any
+            pixel of the module's resolution, such as 0.1. None: K iterations for every image.
 
     Raises:
         CheckpointError: if ``source`` is no checkpoint.
+        IterationsError: if its network cannot follow ``iterations`` or ``tolerance``.
 
     Example:
         >>> mask = Localizer("checkpoint")("composite.jpg")  # float32 (H, W), 1 = inharmonious
     """
 
-    def __init__(self, source: str | Path, device: str = "auto", batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        device: str = "auto",
+        batch_size: int = 8,
+        iterations: int | None = None,
+        tolerance: float | None = None,
+    ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         folder = resolve(source)
@@ -52,6 +63,9 @@ class Localizer:
         self.model = checkpoint.load_model(folder, device)
         self.device = torch.device(device)
         self.batch_size = batch_size
+        self.iterations = iterations
+        self.tolerance = tolerance
+        self.model.check(iterations, tolerance)
 
     @overload
     def __call__(self, images: ImageLike) -> NDArray[np.float32]: ...
@@ -85,7 +99,7 @@ class Localizer:
         """Localize one batch; every image is brought to the size the model was trained on."""
         pixels = [read_image(image) for image in images]
         batch = torch.stack([resize_image(_to_tensor(image), self.card.size) for image in pixels])
-        masks = self.model(batch.to(self.device)).m_fnl.cpu()
+        masks = self.model(batch.to(self.device), self.iterations, self.tolerance).m_fnl.cpu()
         return [
             F.interpolate(mask[None], image.shape[:2], mode="bilinear", align_corners=False)[0, 0].numpy()
             for mask, image in zip(masks, pixels, strict=True)

@@ -25,6 +25,8 @@ RUNNERS = {
     "train": "rsrnet_platform.train:run",
     "tune": "rsrnet_platform.tune:run",
     "evaluate": "rsrnet_platform.evaluate:run",
+    "iterations": "rsrnet_platform.iterations:run",
+    "robustness": "rsrnet_platform.robustness:run",
     "ablate": "rsrnet_platform.ablate:run",
     "predict": "rsrnet_platform.predict:run",
 }

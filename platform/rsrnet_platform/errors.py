@@ -14,6 +14,7 @@ USER_ERRORS = frozenset(
         "rsrnet.engine.DivergedError",
         "rsrnet.localizer.ImageError",
         "rsrnet.model.encoder.WeightsError",
+        "rsrnet.model.recurrence.IterationsError",
         "rsrnet.synthesis.compose.CompositionError",
         "rsrnet.synthesis.photos.PhotographError",
         "rsrnet.synthesis.sample.SampleError",

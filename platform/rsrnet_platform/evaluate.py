@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from rsrnet.data.naming import Composite
     from rsrnet.evaluation.measure import Row
     from rsrnet_platform.evaluation.report import Outcome
+    from rsrnet_platform.evaluation.scoring import Measuring, Model
+    from rsrnet_platform.sheet import Sheet
+
+JobT = TypeVar("JobT", bound=spec.ScoringJob)
 
 RESULTS = "evaluation"
 """Folder of the results, in that of the attempt and among the artifacts of the MLflow run."""
@@ -47,6 +52,34 @@ class Subject:
     """Side of the square input it was trained on, in pixels."""
 
 
+@dataclass(frozen=True)
+class Session(Generic[JobT]):
+    """A job that scores a model, begun."""
+
+    job: JobT
+    """With the model's version instead of an alias."""
+
+    subject: Subject
+    place: cluster.Cluster
+    composites: Sequence[Composite]
+    trained: frozenset[str]
+    """Photographs of the training, see :func:`images_of`."""
+
+    tracker: Tracker
+    results: Path
+    """Folder of what people look at."""
+
+    parts: Path
+    """Folder of the rows so far; another model at the same place finds none."""
+
+    @property
+    def model(self) -> Model:
+        """What workers load."""
+        from rsrnet_platform.evaluation.scoring import Model
+
+        return Model(self.subject.uri, resolve_uri(self.job.tracking))
+
+
 def run(job: spec.EvaluateJob, *, fresh: bool) -> None:
     """Evaluate; an evaluation that was killed goes on, one that is finished is done again.
 
@@ -58,7 +91,23 @@ def run(job: spec.EvaluateJob, *, fresh: bool) -> None:
         UserError: (and the other errors of ``errors.USER_ERRORS``) for everything a user can mend; before the
             first image, except that images which cannot be decoded are told together after the last.
     """
-    subject = find_model(job.model, resolve_uri(job.tracking))
+    with session(job, find_model(job.model, resolve_uri(job.tracking)), "Evaluating", fresh=fresh) as begun:
+        _evaluate(begun)
+
+
+@contextmanager
+def session(job: JobT, subject: Subject, what: str, *, fresh: bool) -> Iterator[Session[JobT]]:
+    """Hold the job's folder, its workers and its MLflow run, and tidy up at the end.
+
+    Args:
+        job: a checked job.
+        subject: its model.
+        what: the job does, such as ``Evaluating``.
+        fresh: do not go on with what a killed job left.
+
+    Raises:
+        UserError: (and the other errors of ``errors.USER_ERRORS``) for everything a user can mend.
+    """
     job = replace(job, model=subject.uri)
     with runs.hold(job.storage, job.name) as folder:
         composites, trained = images_of(job.data, job.split, job.seed)
@@ -71,8 +120,26 @@ def run(job: spec.EvaluateJob, *, fresh: bool) -> None:
                     f"The model was trained at {subject.size} x {subject.size}, and is scored at data.size = "
                     f"{job.data.size}."
                 )
-            console.print(f"Evaluating {subject.uri} on {len(composites):,} images: {place}.")
-            _evaluate(job, subject, folder, uri, place, composites, trained)
+            console.print(f"{what} {subject.uri} on {len(composites):,} images: {place}.")
+            attempt = folder.folder / folder.attempt
+            parts = attempt / f"rows-{subject.digest[:16]}"
+            with _tracker(job, subject, folder, uri) as tracker:
+                yield Session(job, subject, place, composites, trained, tracker, attempt / RESULTS, parts)
+            shutil.rmtree(parts)
+            folder.update(status="finished")
+
+
+def _tracker(job: spec.ScoringJob, subject: Subject, folder: runs.Run, uri: str) -> Tracker:
+    return Tracker.of_attempt(
+        uri,
+        job.tracking,
+        job.name,
+        folder.state.attempt_id,
+        params=spec.flatten(job),
+        tags=provenance.tags(folder.data)
+        | {"mlflow.note.content": job.description, "model": subject.uri, "model_sha256": subject.digest},
+        job_yaml=spec.to_yaml(job),
+    )
 
 
 def find_model(model: str, tracking_uri: str) -> Subject:
@@ -115,7 +182,12 @@ def images_of(data: DataConfig, split: str, seed: int) -> tuple[Sequence[Composi
 
 
 def begin(
-    folder: runs.Run, job: spec.EvaluateJob, composites: Sequence[Composite], uri: str, *, fresh: bool
+    folder: runs.Run,
+    job: spec.ScoringJob,
+    composites: Sequence[Composite],
+    uri: str,
+    *,
+    fresh: bool,
 ) -> None:
     """Go on with a killed attempt at the same evaluation, or begin one."""
     from rsrnet.data.lists import fingerprint
@@ -130,87 +202,67 @@ def begin(
     folder.begin(job, data, fresh=True)
 
 
-def _evaluate(
-    job: spec.EvaluateJob,
-    subject: Subject,
-    folder: runs.Run,
-    uri: str,
-    place: cluster.Cluster,
-    composites: Sequence[Composite],
-    trained: frozenset[str],
-) -> None:
+def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
     from rsrnet.evaluation.columns import settings
     from rsrnet.evaluation.summary import summarise
     from rsrnet_platform.evaluation import report, tables
 
-    results = folder.folder / folder.attempt / RESULTS
-    with Tracker.of_attempt(
-        uri,
-        job.tracking,
-        job.name,
-        folder.state.attempt_id,
-        params=spec.flatten(job),
-        tags=provenance.tags(folder.data)
-        | {"mlflow.note.content": job.description, "model": subject.uri, "model_sha256": subject.digest},
-        job_yaml=spec.to_yaml(job),
-    ) as tracker:
-        rows = _score(job, subject, folder, place, composites)
-        usable = usable_rows(rows, composites, job.data.on_bad_image)
-        scored = settings(job.native)
-        slices = summarise(usable, scored, trained)
-        outcome = report.Outcome(
-            job.name, subject.uri, usable, slices, scored, tables.sheets(slices, scored, job.data.size)
-        )
-        report.write(outcome, rows, results)
-        if job.pictures:
-            _draw_examples(job, subject, outcome, composites, results)
-        tracker.log_epoch(0, report.metrics(outcome))
-        tracker.log_folder(results, RESULTS)
-        out = Console(highlight=False)
-        for sheet in outcome.sheets:
-            out.print(sheet.for_terminal())
-        console.print(f"Scores of every image, tables and pictures: {results}")
-    shutil.rmtree(_parts(folder, subject))
-    folder.update(status="finished")
+    job = begun.job
+    rows = score(begun, measuring(job, native=job.native))
+    usable = usable_rows(rows, begun.composites, job.data.on_bad_image)
+    scored = settings(job.native)
+    slices = summarise(usable, scored, begun.trained)
+    outcome = report.Outcome(
+        job.name, begun.subject.uri, usable, slices, scored, tables.sheets(slices, scored, job.data.size)
+    )
+    report.write(outcome, rows, begun.results)
+    if job.pictures:
+        _draw_examples(begun, outcome)
+    begun.tracker.log_epoch(0, report.metrics(outcome))
+    publish(begun, outcome.sheets)
 
 
-def _score(
-    job: spec.EvaluateJob,
-    subject: Subject,
-    folder: runs.Run,
-    place: cluster.Cluster,
-    composites: Sequence[Composite],
-) -> list[Row]:
-    """Rows of all images, with a progress bar."""
-    from rsrnet_platform.evaluation.scoring import Measuring, Model, score
+def publish(begun: Session[Any], sheets: Sequence[Sheet]) -> None:
+    """Copy the results into MLflow, and show the tables."""
+    begun.tracker.log_folder(begun.results, RESULTS)
+    out = Console(highlight=False)
+    for sheet in sheets:
+        out.print(sheet.for_terminal())
+    console.print(f"Scores of every image, tables and pictures: {begun.results}")
 
-    measuring = Measuring(
+
+def measuring(job: spec.ScoringJob, **more: Any) -> Measuring:
+    """How the images of a job are scored; ``more`` are other fields of it."""
+    from rsrnet_platform.evaluation.scoring import Measuring
+
+    return Measuring(
         root=job.data.root,
         size=job.data.size,
-        native=job.native,
         precision=job.precision,
         batch_size=job.batch_size,
         threads=max(1, job.data.loader_processes),
+        **more,
     )
+
+
+def score(begun: Session[Any], how: Measuring) -> list[Row]:
+    """Rows of all images, with a progress bar."""
+    from rsrnet_platform.evaluation import scoring
+
     began = time.monotonic()
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("Images", total=len(composites))
-        rows = score(
-            Model(subject.uri, resolve_uri(job.tracking)),
-            measuring,
-            composites,
-            place,
-            job.cluster.max_failures,
-            _parts(folder, subject),
+        task = bar.add_task("Images", total=len(begun.composites))
+        rows = scoring.score(
+            begun.model,
+            how,
+            begun.composites,
+            begun.place,
+            begun.job.cluster.max_failures,
+            begun.parts,
             lambda done: bar.update(task, completed=done),
         )
     console.print(f"{len(rows):,} images in {duration(time.monotonic() - began)}.")
     return rows
-
-
-def _parts(folder: runs.Run, subject: Subject) -> Path:
-    """Where the rows of a running evaluation are kept; another model at the same place finds none."""
-    return folder.folder / folder.attempt / f"rows-{subject.digest[:16]}"
 
 
 def usable_rows(
@@ -240,15 +292,12 @@ def usable_rows(
     return [row for row in rows if not row["error"]]
 
 
-def _draw_examples(
-    job: spec.EvaluateJob,
-    subject: Subject,
-    outcome: Outcome,
-    composites: Sequence[Composite],
-    results: Path,
-) -> None:
+def _draw_examples(begun: Session[spec.EvaluateJob], outcome: Outcome) -> None:
     from rsrnet import checkpoint
     from rsrnet_platform.evaluation import report
 
-    model = checkpoint.load_model(subject.folder)
-    report.draw_examples(outcome, model, job.data.root, composites, job.data.size, job.pictures, results)
+    model = checkpoint.load_model(begun.subject.folder)
+    data = begun.job.data
+    report.draw_examples(
+        outcome, model, data.root, begun.composites, data.size, begun.job.pictures, begun.results
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +17,24 @@ from rsrnet.data.transforms import EvalTransform
 from rsrnet.model.network import RSRNet
 from rsrnet.visualize import comparison, iteration_strip
 
+T = TypeVar("T")
+
 TITLES = ("input", "truth", "M_rsr", "M_dec", "M_fnl")
 IMAGES = 6
 """Rows of the grid of a training."""
 
 
-def evenly(composites: Sequence[Composite]) -> list[Composite]:
-    """A few of many, evenly spaced."""
-    places = np.linspace(0, len(composites) - 1, min(IMAGES, len(composites))).round().astype(int)
-    return [composites[place] for place in places]
+def evenly(items: Sequence[T], number: int = IMAGES) -> list[T]:
+    """A few of many, evenly spaced, the first and the last among them."""
+    places = np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def by_rank(items: Sequence[T], score: Callable[[T], float], number: int) -> list[T]:
+    """A few of many, from the best to the worst by their score, each in the middle of an equal share."""
+    ranked = sorted(items, key=score, reverse=True)
+    number = min(number, len(ranked))
+    return [ranked[int((place + 0.5) * len(ranked) / number)] for place in range(number)]
 
 
 class Pictures:
@@ -54,7 +64,7 @@ class Pictures:
         model.eval()
         output = model(self.images.to(device))
         inputs = pixels(self.images)
-        masks = [_planes(mask) for mask in (self.truth, output.m_rsr, output.m_dec, output.m_fnl)]
+        masks = [planes(mask) for mask in (self.truth, output.m_rsr, output.m_dec, output.m_fnl)]
         rows = [[inputs[i], *(column[i] for column in masks)] for i in range(len(inputs))]
         pictures = {"masks.png": comparison(rows, TITLES, labels=labels)}
         if output.masks.shape[1]:
@@ -67,6 +77,6 @@ def pixels(images: Tensor) -> np.ndarray:
     return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def _planes(masks: Tensor) -> np.ndarray:
+def planes(masks: Tensor) -> np.ndarray:
     """(B, 1, H, W) to (B, H, W)."""
     return masks[:, 0].cpu().numpy()

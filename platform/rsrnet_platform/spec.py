@@ -122,13 +122,13 @@ class TuneJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
-    """`kind: evaluate`: score a model on a list of composites, image by image, beside the paper's numbers."""
+class ScoringJob:
+    """What the jobs have in common that score a model on a list of composites, image by image."""
 
-    kind: Literal["evaluate"] = "evaluate"
+    kind: str
 
     name: str
-    """Identity of the evaluation: one that was killed goes on when it is started again."""
+    """Identity of the job: one that was killed goes on when it is started again."""
 
     description: str = ""
     """One line for people; recorded with the run."""
@@ -144,23 +144,20 @@ class EvaluateJob:
     seed: int = 42
     """Seed of the training: it chose the images that were held out, where `data.val` is none."""
 
-    native: bool = True
-    """Whether to score at the images' own sizes too, the masks enlarged bilinearly; the paper does not."""
-
     batch_size: int = 16
     """Images that the network sees at once, on each worker."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network; bfloat16 is autocast, masks and scores stay in float32."""
 
-    pictures: int = 6
-    """How many of the best, the median and the worst images to draw; 0: none."""
-
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     storage: str = "~/rsrnet/runs"
     """Folder of the results, one folder a name inside."""
+
+    pictures: int = 6
+    """How many images to draw in each picture of examples; 0: no such picture."""
 
     def __post_init__(self) -> None:
         _require_name_and_storage(self)
@@ -173,6 +170,51 @@ class EvaluateJob:
             precision=(self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
             pictures=(self.pictures >= 0, "a whole number, at least 0"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob(ScoringJob):
+    """`kind: evaluate`: every mask, protocol and size, beside the paper's numbers."""
+
+    kind: Literal["evaluate"] = "evaluate"
+
+    native: bool = True
+    """Whether to score at the images' own sizes too, the masks enlarged bilinearly; the paper does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationsJob(ScoringJob):
+    """`kind: iterations`: what more or fewer iterations than the trained K are worth, and early exit."""
+
+    kind: Literal["iterations"] = "iterations"
+
+    iterations: int = 24
+    """Largest K to score, at least that of the training (paper: 12)."""
+
+    tolerances: tuple[float, ...] = (0.3, 0.2, 0.1, 0.05, 0.02)
+    """Early exits to compare: an image is done when no pixel of its mask moves by more than this. Empty: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self,
+            iterations=(self.iterations >= 1, "a whole number, at least 1"),
+            tolerances=(
+                all(0 < tolerance < 1 for tolerance in self.tolerances)
+                and len(set(self.tolerances)) == len(self.tolerances),
+                "different numbers between 0 and 1",
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessJob(ScoringJob):
+    """`kind: robustness`: the scores again under six corruptions of the images, at five strengths each."""
+
+    kind: Literal["robustness"] = "robustness"
+
+    pictures: int = 2
+    """Images of which to draw a sheet with every corruption; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +317,7 @@ class PredictJob:
 SearchJob: TypeAlias = TuneJob | AblateJob
 """Jobs of many trainings, each the trial of a point."""
 
-RunJob: TypeAlias = TrainJob | SearchJob | EvaluateJob
+RunJob: TypeAlias = TrainJob | SearchJob | ScoringJob
 """Jobs that have a folder in `storage`, and go on there when they are started again."""
 
 Job: TypeAlias = RunJob | PredictJob
@@ -284,6 +326,8 @@ KINDS: dict[str, type[Job]] = {
     "train": TrainJob,
     "tune": TuneJob,
     "evaluate": EvaluateJob,
+    "iterations": IterationsJob,
+    "robustness": RobustnessJob,
     "ablate": AblateJob,
     "predict": PredictJob,
 }
@@ -453,7 +497,7 @@ def _with_absolute_paths(job: Job) -> Job:
         return replace(
             job, model=_absolute(job.model), input=_absolute(job.input), output=_absolute(job.output)
         )
-    if isinstance(job, EvaluateJob):
+    if isinstance(job, ScoringJob):
         return replace(
             job,
             model=_absolute(job.model),

@@ -51,6 +51,8 @@ class Evaluator:
     The images of a call share batches of ``batch_size`` in their order: the same calls give the same numbers,
     whichever process makes them. While the model computes on one batch, threads decode the next.
 
+    Subclasses score in other ways: they replace :meth:`score`.
+
     Args:
         model: in evaluation mode.
         root: the dataset.
@@ -88,7 +90,7 @@ class Evaluator:
         rows: list[Row] = []
         for read in self._batches(composites):
             good = [example for example in read if isinstance(example, Example)]
-            scored = iter(self._score(good)) if good else iter(())
+            scored = iter(self.score(good)) if good else iter(())
             rows += [next(scored) if isinstance(each, Example) else each for each in read]
         return rows
 
@@ -106,7 +108,7 @@ class Evaluator:
         try:
             pixels, region = map(to_tensor, open_pair(self.root, composite))
         except BadDataError as error:
-            return {**_identity(composite), "error": str(error)}
+            return {**identity(composite), "error": str(error)}
         return Example(
             composite,
             resize_image(pixels, self.size),
@@ -115,10 +117,9 @@ class Evaluator:
         )
 
     @torch.inference_mode()
-    def _score(self, examples: list[Example]) -> Iterator[Row]:
-        """Rows of a batch."""
-        images = torch.stack([example.image for example in examples]).to(self.device)
-        truth = torch.stack([example.mask for example in examples]).to(self.device)
+    def score(self, examples: list[Example]) -> Iterator[Row]:
+        """Rows of a batch, at least one image."""
+        images, truth = self.tensors(examples)
         with autocast(self.device, self.precision):
             output = self.model(images)
         masks = {name: getattr(output, name).float() for name in MASKS}
@@ -127,7 +128,12 @@ class Evaluator:
             row = {name: values[index] for name, values in scores.items()}
             if self.native:
                 row |= self._native_scores(example, {name: mask[index] for name, mask in masks.items()})
-            yield {**_identity(example.composite), **_properties(example), **row}
+            yield {**identity(example.composite), **_properties(example), **row}
+
+    def tensors(self, examples: list[Example]) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) and true masks (B, 1, S, S) of a batch, on the device."""
+        images = torch.stack([example.image for example in examples]).to(self.device)
+        return images, torch.stack([example.mask for example in examples]).to(self.device)
 
     def _native_scores(self, example: Example, masks: dict[str, Tensor]) -> dict[str, float]:
         truth = example.native[None].to(self.device).float()
@@ -150,7 +156,7 @@ def _scores(masks: dict[str, Tensor], truth: Tensor, place: Place) -> dict[str, 
     return columns
 
 
-def _identity(composite: Composite) -> Row:
+def identity(composite: Composite) -> Row:
     """What the name of a composite says."""
     names = ("path", "subset", "image_id", "mask_id", "k", "group")
     return {name: getattr(composite, name) for name in names} | {"error": None}

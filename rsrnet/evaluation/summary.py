@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsrnet.data.naming import SUBSETS
 from rsrnet.evaluation.columns import METRICS, Setting
@@ -78,12 +79,24 @@ def photograph(image: Mapping[str, Any]) -> str:
     return f"{image['subset']}/{image['image_id']}"
 
 
-def _slice(name: str, columns: Sequence[str], values: np.ndarray) -> Slice:
+def standard_error(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard error of the mean over the first axis, the images; NaN for a single one.
+
+    Args:
+        values: (N, ...).
+
+    Returns:
+        (...), 0-dimensional for (N,).
+    """
     count = len(values)
-    spread = values.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.full(len(columns), np.nan)
+    spread = values.std(axis=0, ddof=1) if count > 1 else np.full(values.shape[1:], np.nan)
+    return np.asarray(spread / np.sqrt(count))
+
+
+def _slice(name: str, columns: Sequence[str], values: np.ndarray) -> Slice:
     return Slice(
         name,
-        count,
+        len(values),
         dict(zip(columns, values.mean(axis=0).tolist(), strict=True)),
-        dict(zip(columns, spread.tolist(), strict=True)),
+        dict(zip(columns, standard_error(values).tolist(), strict=True)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.decoder import AdaptiveCombination, Decoder
 from rsrnet.model.encoder import Encoder
 from rsrnet.model.reasoning import Reasoning, SimilarityReasoning
+from rsrnet.model.recurrence import IterationsError, Reasoned
 
 MULTIPLE = 16
 """Sides the network works on are multiples of this; other sizes are padded, and the masks cropped back."""
@@ -36,6 +38,12 @@ class RSRNetOutput:
 
     m_fnl: Tensor
     """The final mask, (B, 1, H, W)."""
+
+    changes: Tensor
+    """How far each iteration moved the mask, see :func:`rsrnet.model.recurrence.change`, (B, K)."""
+
+    iterations: Tensor
+    """Iterations that each image took, (B,) int64; 0 without RSR module."""
 
 
 class RSRNet(nn.Module):
@@ -69,29 +77,86 @@ class RSRNet(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, iterations: int | None = None) -> RSRNetOutput:
+    def forward(
+        self, images: Tensor, iterations: int | None = None, tolerance: float | None = None
+    ) -> RSRNetOutput:
         """Localize the inharmonious regions.
 
         Args:
             images: RGB in [0, 1], (B, 3, H, W), any H and W.
             iterations: K, where it shall differ from the configuration's.
+            tolerance: early exit, in evaluation mode only: an image is done with the iteration that moves its mask
+                by no more than this in any pixel of the module's resolution. None: K iterations for every image.
 
         Raises:
             ValueError: if ``images`` has another shape.
+            IterationsError: if ``iterations`` or ``tolerance`` cannot be followed.
+        """
+        self.check(iterations, tolerance)
+        features = self._encode(images)
+        if self.reasoning is None:
+            m_dec, _ = self.decoder(features, None)
+            m_dec = m_dec[..., : images.shape[2], : images.shape[3]]
+            nothing = m_dec.new_zeros(len(m_dec), 0)
+            return RSRNetOutput(m_dec[:, :0], m_dec, m_dec, m_dec, nothing, nothing.sum(1).long())
+        return self._decode(images, features, self.reasoning(features[3], iterations, tolerance))
+
+    def unrolled(self, images: Tensor, iterations: int | None = None) -> Iterator[RSRNetOutput]:
+        """What :meth:`forward` would give with 1, 2, ... K iterations, at the price of one encoding.
+
+        Args:
+            images: as in :meth:`forward`.
+            iterations: as in :meth:`forward`.
+
+        Returns:
+            K outputs, each decoded when it is asked for.
+
+        Raises:
+            ValueError: if ``images`` has another shape.
+            IterationsError: if there is no RSR module, or ``iterations`` is below 1.
+        """
+        if self.reasoning is None:
+            raise IterationsError("a network without RSR module (reasoning: none) has no iterations to show")
+        self.check(iterations)
+        features = self._encode(images)
+        reasoned: Reasoned = self.reasoning(features[3], iterations)
+        steps = range(1, reasoned.masks.shape[1] + 1)
+        return (self._decode(images, features, reasoned.until(k)) for k in steps)
+
+    def check(self, iterations: int | None = None, tolerance: float | None = None) -> None:
+        """Refuse what :meth:`forward` could not follow.
+
+        Raises:
+            IterationsError: saying why.
+        """
+        if self.reasoning is None and (iterations, tolerance) != (None, None):
+            raise IterationsError(
+                "a network without RSR module (reasoning: none) has no iterations to choose"
+            )
+        if iterations is not None and iterations < 1:
+            raise IterationsError(f"iterations = {iterations}: a whole number, at least 1")
+        if tolerance is not None and not 0 <= tolerance < 1:
+            raise IterationsError(f"tolerance = {tolerance}: a number from 0 to below 1, or None")
+        if tolerance is not None and self.training:
+            raise IterationsError("early exit is for evaluation: call eval() first, or leave tolerance out")
+
+    def _decode(self, images: Tensor, features: list[Tensor], reasoned: Reasoned) -> RSRNetOutput:
+        """The masks of the decoder and the combination, guided by the last of the RSR module's."""
+        height, width = images.shape[2:]
+        m_dec, decoded = self.decoder(features, reasoned.masks[:, -1:])
+        m_fnl = self._combine(decoded, m_dec, reasoned.upsampled[:, -1:])
+        masks, m_dec, m_fnl = (mask[..., :height, :width] for mask in (reasoned.upsampled, m_dec, m_fnl))
+        return RSRNetOutput(masks, masks[:, -1:], m_dec, m_fnl, reasoned.changes, reasoned.iterations)
+
+    def _encode(self, images: Tensor) -> list[Tensor]:
+        """The encoder's five feature maps.
+
+        Raises:
+            ValueError: if ``images`` has another shape than (B, 3, H, W).
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(images.shape)}")
-        height, width = images.shape[2:]
-        features = self.encoder(self._prepare(images))
-        if self.reasoning is None:
-            m_dec, _ = self.decoder(features, None)
-            m_dec = m_dec[..., :height, :width]
-            return RSRNetOutput(m_dec[:, :0], m_dec, m_dec, m_dec)
-        guidance, masks = self.reasoning(features[3], iterations)
-        m_dec, decoded = self.decoder(features, guidance)
-        m_fnl = self._combine(decoded, m_dec, masks[:, -1:])
-        masks, m_dec, m_fnl = (mask[..., :height, :width] for mask in (masks, m_dec, m_fnl))
-        return RSRNetOutput(masks, masks[:, -1:], m_dec, m_fnl)
+        return self.encoder(self._prepare(images))
 
     def _prepare(self, images: Tensor) -> Tensor:
         """Normalise, and repeat the last row and column up to the next multiple of 16."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.recurrence import Reasoned, State, unroll
 
 STRIDE = 8
 """Ratio between the image's resolution and the module's."""
@@ -146,16 +147,6 @@ def bilinear_upsampling(mask: Tensor) -> Tensor:
     return F.interpolate(mask, scale_factor=STRIDE, mode="bilinear", align_corners=False)
 
 
-class Reasoned(NamedTuple):
-    """What the module returns."""
-
-    mask: Tensor
-    """M^K at the module's resolution, (B, 1, h, w)."""
-
-    upsampled: Tensor
-    """The K masks at the image's resolution, (B, K, H, W)."""
-
-
 class Reasoning(nn.Module):
     """K iterations between the background's style and the pixels unlike it (section 3.2).
 
@@ -192,30 +183,42 @@ class Reasoning(nn.Module):
         )
         self.upsample = ConvexUpsampling(hidden_channels, channels) if config.upsampling == "convex" else None
 
-    def forward(self, features: Tensor, iterations: int | None = None) -> Reasoned:
+    def forward(
+        self, features: Tensor, iterations: int | None = None, tolerance: float | None = None
+    ) -> Reasoned:
         """Reason about the encoder's features of stage 4, (B, 8w, h, w).
 
         Args:
             features: the feature map.
             iterations: K, where it shall differ from the configuration's.
+            tolerance: leave an image alone once its mask stands still, see :func:`~rsrnet.model.recurrence.unroll`.
         """
         style, context = self._feature_maps(features)
-        directions = local_directions(style, self.scales) if self.scales else None
-        hidden = self._initial_hidden(context)
         logits = torch.zeros_like(features[:, :1], dtype=torch.float32)
-        mask = torch.zeros_like(logits)
-        upsampled = []
-        for _ in range(self.iterations if iterations is None else iterations):
-            inputs = [self.mask_conv(mask)]
-            if directions is not None and self.similarity_conv is not None:
-                prototype = background_prototype(style, mask)
-                inputs.append(self.similarity_conv(similarity_map(directions, prototype)))
-            x = torch.cat([*inputs, context, mask.to(context.dtype)], dim=1)
-            hidden = self.update(hidden, x) if self.recurrent else self.update(x)
-            logits = logits + self.residual(hidden).float()
-            mask = torch.sigmoid(logits)
-            upsampled.append(self.upsample(mask, hidden) if self.upsample else bilinear_upsampling(mask))
-        return Reasoned(mask, torch.cat(upsampled, dim=1))
+        start = State(
+            mask=torch.zeros_like(logits),
+            style=style,
+            context=context,
+            directions=local_directions(style, self.scales) if self.scales else None,
+            hidden=self._initial_hidden(context) if self.recurrent else None,
+            logits=logits,
+        )
+        count = self.iterations if iterations is None else iterations
+        return unroll(start, self._step, self._upsample, count, tolerance)
+
+    def _step(self, state: State) -> State:
+        """One iteration: prototype, similarity map, X^k, H^k and the residual of the mask."""
+        context, inputs = state.context, [self.mask_conv(state.mask)]
+        if state.directions is not None and self.similarity_conv is not None:
+            prototype = background_prototype(state.style, state.mask)
+            inputs.append(self.similarity_conv(similarity_map(state.directions, prototype)))
+        x = torch.cat([*inputs, context, state.mask.to(context.dtype)], dim=1)
+        hidden = self.update(state.hidden, x) if self.recurrent else self.update(x)
+        logits = state.logits + self.residual(hidden).float()
+        return state._replace(mask=torch.sigmoid(logits), hidden=hidden, logits=logits)
+
+    def _upsample(self, state: State) -> Tensor:
+        return self.upsample(state.mask, state.hidden) if self.upsample else bilinear_upsampling(state.mask)
 
     def _feature_maps(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """F_s and F_c, (B, C, h, w) each; where one head is not built, the other's map stands for both."""
@@ -241,17 +244,24 @@ class SimilarityReasoning(nn.Module):
         self.iterations = config.iterations
         self.style_head = feature_head(8 * config.width, 4 * config.width)
 
-    def forward(self, features: Tensor, iterations: int | None = None) -> Reasoned:
+    def forward(
+        self, features: Tensor, iterations: int | None = None, tolerance: float | None = None
+    ) -> Reasoned:
         """Cluster the encoder's features of stage 4, (B, 8w, h, w); see :meth:`Reasoning.forward`."""
         style = self.style_head(features)
-        directions = local_directions(style, (0,))
         mask = torch.zeros_like(style[:, :1], dtype=torch.float32)
-        upsampled = []
-        for _ in range(self.iterations if iterations is None else iterations):
-            prototype = background_prototype(style, mask)
-            mask = (1 - similarity_map(directions, prototype)).clamp(0, 2) / 2
-            upsampled.append(bilinear_upsampling(mask))
-        return Reasoned(mask, torch.cat(upsampled, dim=1))
+        start = State(mask, style, style, local_directions(style, (0,)))
+        count = self.iterations if iterations is None else iterations
+        return unroll(start, self._step, _upsampled, count, tolerance)
+
+    @staticmethod
+    def _step(state: State) -> State:
+        prototype = background_prototype(state.style, state.mask)
+        return state._replace(mask=(1 - similarity_map(state.directions, prototype)).clamp(0, 2) / 2)
+
+
+def _upsampled(state: State) -> Tensor:
+    return bilinear_upsampling(state.mask)
 
 
 def _conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:

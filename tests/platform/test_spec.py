@@ -263,6 +263,7 @@ LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | TEXT,
     int | None: st.none() | st.integers(1, 99),
     tuple[int, ...]: st.sets(st.integers(0, 99), max_size=4).map(sorted),
+    tuple[float, ...]: st.sets(st.floats(0, 1), max_size=4).map(sorted),
     tuple[str, ...]: st.sets(st.sampled_from(["HCOCO", "HFlickr"])).map(sorted),
 }
 REQUIRED: dict[str, dict[str, Any]] = {
@@ -274,7 +275,10 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "space": {"fit.lr": {"grid": [1e-4, 1e-3]}, "model.scales": {"grid": [[0], [0, 1]]}},
         "search.algorithm": "grid",
     },
-    "evaluate": {"kind": "evaluate", "name": "x", "model": "m", "data.root": "/data"},
+    **{
+        kind: {"kind": kind, "name": "x", "model": "m", "data.root": "/data"}
+        for kind in ("evaluate", "iterations", "robustness")
+    },
     "ablate": {"kind": "ablate", "name": "x", "data.root": "/data"},
     "predict": {"kind": "predict", "name": "x", "model": "m", "input": "/in", "output": "/out"},
 }

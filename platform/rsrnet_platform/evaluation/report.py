@@ -126,11 +126,16 @@ def _summary(outcome: Outcome) -> dict[str, object]:
 
 
 def _table(rows: Sequence[Row], settings: Sequence[Setting]) -> pa.Table:
-    text = ("path", "subset", "image_id", "mask_id", "group", "error")
     columns = [
-        *((name, pa.string()) for name in text),
-        *((name, pa.int32()) for name in ("k", "width", "height")),
+        *((name, pa.int32()) for name in ("width", "height")),
         *((name, pa.float64()) for name in ("area_fraction", "colour_difference")),
         *((setting.column(metric), pa.float64()) for setting in settings for metric in METRICS),
     ]
-    return pa.Table.from_pylist(list(rows), schema=pa.schema(columns))
+    return image_table(rows, columns)
+
+
+def image_table(rows: Sequence[Row], columns: Sequence[tuple[str, pa.DataType]]) -> pa.Table:
+    """A row for each image: what its name says, its error if it has one, and other columns, null where it has."""
+    text = ("path", "subset", "image_id", "mask_id", "group", "error")
+    schema = pa.schema([*((name, pa.string()) for name in text), ("k", pa.int32()), *columns])
+    return pa.Table.from_pylist(list(rows), schema=schema)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ class Measuring:
     precision: str = "float32"
     batch_size: int = 16
     threads: int = 1
+
+    kind: type[Evaluator] = Evaluator
+    """What makes the rows."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else that kind takes."""
 
 
 def score(
@@ -92,8 +98,10 @@ def evaluator(model: Model, measuring: Measuring, use_gpu: bool, cpus: int) -> E
     torch.set_num_threads(cpus)
     device = "cuda" if use_gpu else "cpu"
     network = checkpoint.load_model(resolve(model.uri, model.tracking_uri), device)
-    how: dict[str, Any] = {name: value for name, value in vars(measuring).items() if name != "root"}
-    return Evaluator(network, measuring.root, device=device, **how)
+    how = {
+        name: getattr(measuring, name) for name in ("size", "native", "precision", "batch_size", "threads")
+    }
+    return measuring.kind(network, measuring.root, device=device, **how, **measuring.options)
 
 
 def _read(path: Path) -> list[Row] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from rsrnet.evaluation.columns import PAPERS, Setting
 from rsrnet.evaluation.published import ALL, TABLE_1, TEST_COMPOSITES, Scores
@@ -70,6 +71,11 @@ def by_treatment(everything: Slice, settings: Sequence[Setting], size: int) -> S
 def texts(scores: Scores) -> list[str]:
     """AP and IoU in percent, F1 as a fraction: as the paper prints them."""
     return [f"{100 * scores.ap:.2f}", f"{scores.f1:.4f}", f"{100 * scores.iou:.2f}"]
+
+
+def with_error(change: float, error: float) -> str:
+    """A difference and its standard error, which a single image does not have."""
+    return f"{change:+.4f}" + ("" if isnan(error) else f" ± {error:.4f}")
 
 
 def _place(setting: Setting, size: int) -> str:
