@@ -1,8 +1,7 @@
 """Where a model fails: mean scores by size and area of the region, sub-dataset and difference in colour.
 
-Composites of one photograph (or scene) resemble each other, so they are no independent observations: standard
-errors are computed over photographs (Liang and Zeger, "Longitudinal data analysis using generalized linear
-models", 1986), which makes them larger where a bin has many composites of few photographs.
+Standard errors are over photographs (:mod:`rsrnet.evaluation.uncertainty`): larger where a bin has many composites
+of few.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsrnet.data.naming import SUBSETS
+from rsrnet.evaluation.uncertainty import error_of_sum
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -217,11 +217,11 @@ def _summary(columns: Mapping[str, NDArray[Any]], members: NDArray[np.bool_]) ->
     influences = {}
     for name in METRICS:
         found[name], influences[name] = _mean(columns[name], members)
-        found[f"{name}_se"] = _standard_error(influences[name], photograph[members])
+        found[f"{name}_se"] = float(error_of_sum(influences[name], photograph[members]))
     found["f1_elsewhere"], elsewhere = _mean(columns["f1"], ~members)
     difference = np.concatenate([influences["f1"], -elsewhere])
     found["f1_difference_se"] = (
-        _standard_error(difference, np.concatenate([photograph[members], photograph[~members]]))
+        float(error_of_sum(difference, np.concatenate([photograph[members], photograph[~members]])))
         if len(elsewhere) and len(influences["f1"])
         else math.nan
     )
@@ -233,11 +233,3 @@ def _mean(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[floa
     chosen = scores[members]
     mean = float(chosen.mean()) if len(chosen) else math.nan
     return mean, (chosen - mean) / max(len(chosen), 1)
-
-
-def _standard_error(influence: NDArray[np.float64], photograph: NDArray[np.intp]) -> float:
-    """Standard error of a mean, or of a difference of means, over photographs; NaN for fewer than two."""
-    sums = np.bincount(photograph, influence)[np.unique(photograph)]
-    if len(sums) < 2:
-        return math.nan
-    return float(np.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()))
