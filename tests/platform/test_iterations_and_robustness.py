@@ -20,8 +20,8 @@ from rsrnet.data.lists import read_list
 from rsrnet.evaluation.corruptions import CORRUPTIONS
 from rsrnet.evaluation.iterations import CHANGES, COLUMNS, Exit
 from rsrnet.evaluation.robustness import COLUMNS as CORRUPTED
-from rsrnet.model.config import RSRNetConfig
-from rsrnet.model.network import RSRNet, ablation
+from rsrnet.model.config import RSRNetConfig, ablation
+from rsrnet.model.network import RSRNet
 from rsrnet.model.recurrence import IterationsError
 from rsrnet_platform import evaluate, iterations, robustness, spec
 from rsrnet_platform.errors import UserError

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from rsrnet import Localizer, checkpoint
-from rsrnet.model.config import RSRNetConfig
-from rsrnet.model.network import ABLATIONS, RSRNet, RSRNetOutput, ablation
+from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
+from rsrnet.model.network import RSRNet, RSRNetOutput
 from rsrnet.model.recurrence import IterationsError
 
 SMALL = RSRNetConfig(depth=18, width=8, iterations=3)
