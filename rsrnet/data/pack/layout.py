@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -173,6 +174,11 @@ def versioned(file: str, text: bytes) -> dict[str, Any]:
 def config_of(values: Mapping[str, Any]) -> PackConfig:
     """The settings that a JSON file of a pack names."""
     return PackConfig(values["side"], values["format"], values["quality"])
+
+
+def checksum(image: bytes, mask: bytes) -> bytes:
+    """SHA-256 of a row: over the image and then the mask, as they are stored."""
+    return hashlib.sha256(image + mask).digest()
 
 
 def index_type(name_bytes: int) -> np.dtype[np.void]:
