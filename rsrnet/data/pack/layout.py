@@ -35,8 +35,8 @@ class PackConfig:
     """How images are packed."""
 
     side: int = 256
-    """Length of the shorter side in pixels; smaller images are packed as they are. Training crops 90 to 100 % of the
-    area and resizes to 224, so 256 loses nothing there."""
+    """Length of the shorter side in pixels; smaller images are packed as they are. With 256, a training crop, which is
+    then resized to 224, is hardly ever enlarged."""
 
     format: Literal["jpeg", "png"] = "jpeg"
     """How images are encoded: `png` keeps every pixel and takes about three times the room. Masks are PNG."""
