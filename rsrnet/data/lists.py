@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +27,7 @@ def read_list(root: str | Path, name: str | Path, subsets: Sequence[str] = ()) -
             is left.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise DataError(
-            f"there is no dataset folder {root}; name the folder that holds the sub-datasets and lists"
-        )
+    require_folder(root)
     path = root / name
     wanted = {canonical_subset(subset) for subset in subsets}
     listed = _parse_lines(path, read_lines(root, path))
@@ -41,6 +39,25 @@ def read_list(root: str | Path, name: str | Path, subsets: Sequence[str] = ()) -
         )
         raise DataError(f"{path} lists {what}; choose another list or other sub-datasets")
     return _with_folders_on_disk(root, path, kept)
+
+
+def require_folder(root: Path) -> None:
+    """Make sure that a dataset's folder is there and may be read.
+
+    Raises:
+        DataError: if it is not.
+    """
+    try:
+        with os.scandir(root):
+            os.stat(
+                os.path.join(root, os.curdir)
+            )  # a folder may be listed, and its files still be out of reach
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"there is no dataset folder {root}; name the folder that holds the sub-datasets and lists"
+        ) from error
+    except OSError as error:
+        raise DataError(f"the dataset folder {root} cannot be read ({error.strerror})") from error
 
 
 def read_train_val(config: DataConfig, seed: int) -> Split:
@@ -86,15 +103,17 @@ def read_lines(root: Path, path: Path) -> list[str]:
         path: the list file.
 
     Raises:
-        DataError: if there is no such file, or it is not text.
+        DataError: if there is no such file, it may not be read, or it is not text.
     """
-    if not path.is_file():
-        found = ", ".join(sorted(other.name for other in root.glob("*.txt"))) or "no list"
-        raise DataError(f"there is no list {path}; {root} holds {found}")
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        found = ", ".join(sorted(other.name for other in root.glob("*.txt"))) or "no list"
+        raise DataError(f"there is no list {path}; {root} holds {found}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a list: it is not UTF-8 text ({error})") from error
+    except OSError as error:
+        raise DataError(f"the list {path} cannot be read ({error.strerror})") from error
 
 
 def folders_on_disk(root: Path) -> dict[str, str]:
