@@ -78,13 +78,17 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def _grey_of(mask: Image.Image) -> Image.Image:
     red, green, blue = mask.split()
-    differences = [ImageChops.difference(*pair) for pair in ((red, green), (green, blue), (blue, red))]
-    if not any(difference.getbbox() for difference in differences):
+    if not (_differ(red, green) or _differ(green, blue)):
         return red
-    most = int(np.max([difference.getextrema() for difference in differences]))
+    pairs = ((red, green), (green, blue), (blue, red))
+    most = int(np.max([ImageChops.difference(*pair).getextrema() for pair in pairs]))
     if most > COLOURED:
         raise DecodeError(f"a coloured picture, no mask: its channels differ by up to {most} levels")
     return mask.convert("L")
+
+
+def _differ(one: Image.Image, other: Image.Image) -> bool:
+    return ImageChops.difference(one, other).getbbox() is not None
 
 
 def _opaque(image: Image.Image, ground: str) -> Image.Image:

@@ -20,11 +20,14 @@ from rsrnet.data.naming import Composite
 from rsrnet.engine import MASKS, autocast
 from rsrnet.evaluation.columns import METRICS
 from rsrnet.evaluation.measure import Evaluator, Example, Row, identity
-from rsrnet.evaluation.summary import standard_error
+from rsrnet.evaluation.uncertainty import standard_error
 from rsrnet.metrics import image_metrics
 
 CHANGES = "changes"
 """Column of :func:`rsrnet.model.recurrence.change`, a list with a number for every iteration."""
+
+PHOTOGRAPH = "photograph"
+"""What each image was made from, as a number."""
 
 COLUMNS = tuple(f"{mask}.{metric}" for mask in MASKS for metric in METRICS)
 """Columns of scores under the published protocol at the input's size, each a list over the iterations."""
@@ -61,14 +64,17 @@ class IterationEvaluator(Evaluator):
 
 
 def lists_of(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
-    """The columns of scores and changes, (N, K) each.
+    """The columns of scores and changes, (N, K) each, and ``PHOTOGRAPH``, the number of each image's, (N,).
 
     Raises:
         ValueError: if there is no row.
     """
     if not rows:
         raise ValueError("no image was scored")
-    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in (*COLUMNS, CHANGES)}
+    photographs = np.unique([row["group"] for row in rows], return_inverse=True)[1]
+    return {PHOTOGRAPH: photographs.astype(np.float64)} | {
+        name: np.array([row[name] for row in rows], dtype=np.float64) for name in (*COLUMNS, CHANGES)
+    }
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def early_exit(lists: Mapping[str, NDArray[np.float64]], tolerance: float, most:
         tolerance,
         float(taken.mean()),
         {column: float(values.mean()) for column, values in found.items()},
-        {column: float(standard_error(values)) for column, values in lost.items()},
+        {column: float(standard_error(values, lists[PHOTOGRAPH])) for column, values in lost.items()},
     )
 
 

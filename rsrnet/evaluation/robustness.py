@@ -14,7 +14,7 @@ from rsrnet.engine import MASKS, autocast
 from rsrnet.evaluation.columns import METRICS
 from rsrnet.evaluation.corruptions import CORRUPTIONS, STRENGTHS, Corruption
 from rsrnet.evaluation.measure import Evaluator, Example, Row, identity
-from rsrnet.evaluation.summary import standard_error
+from rsrnet.evaluation.uncertainty import standard_error
 from rsrnet.metrics import image_metrics
 
 
@@ -87,7 +87,7 @@ class Curve:
     """Mean of the clean score less the score."""
 
     errors: NDArray[np.float64]
-    """Standard error of the loss, 0 at strength 0; NaN for a single image."""
+    """Standard error of the loss over the photographs, 0 at strength 0; NaN for a single one."""
 
 
 def curve(rows: Sequence[Row], name: str) -> Curve:
@@ -100,4 +100,5 @@ def curve(rows: Sequence[Row], name: str) -> Curve:
         raise ValueError("no image was scored")
     values = np.array([row[name] for row in rows], dtype=np.float64)
     losses = values[:, :1] - values
-    return Curve(values.mean(axis=0), losses.mean(axis=0), standard_error(losses))
+    errors = standard_error(losses, [row["group"] for row in rows])
+    return Curve(values.mean(axis=0), losses.mean(axis=0), errors)

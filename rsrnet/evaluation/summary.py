@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rsrnet.data.naming import SUBSETS
 from rsrnet.evaluation.columns import METRICS, Setting
 from rsrnet.evaluation.published import ALL, Scores
+from rsrnet.evaluation.uncertainty import standard_error
 
 LEAK_FREE = "leak-free"
 """Ends the names of slices without the photographs that the training list has too."""
@@ -30,7 +30,7 @@ class Slice:
     """Mean of every column of scores over the images."""
 
     errors: Mapping[str, float]
-    """Standard error of each mean: how far it would move with other images; NaN for a single one."""
+    """Standard error of each mean over the photographs; NaN for a single one."""
 
     def scores(self, setting: Setting) -> Scores:
         """Mean AP, F1 and IoU under a setting."""
@@ -71,7 +71,8 @@ def summarise(
         unseen = members & ~seen
         if 0 < unseen.sum() < members.sum():
             chosen.append((f"{name}, {LEAK_FREE}", unseen))
-    return [_slice(name, columns, values[members]) for name, members in chosen]
+    groups = np.array([row["group"] for row in rows])
+    return [_slice(name, columns, values[members], groups[members]) for name, members in chosen]
 
 
 def photograph(image: Mapping[str, Any]) -> str:
@@ -79,24 +80,10 @@ def photograph(image: Mapping[str, Any]) -> str:
     return f"{image['subset']}/{image['image_id']}"
 
 
-def standard_error(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard error of the mean over the first axis, the images; NaN for a single one.
-
-    Args:
-        values: (N, ...).
-
-    Returns:
-        (...), 0-dimensional for (N,).
-    """
-    count = len(values)
-    spread = values.std(axis=0, ddof=1) if count > 1 else np.full(values.shape[1:], np.nan)
-    return np.asarray(spread / np.sqrt(count))
-
-
-def _slice(name: str, columns: Sequence[str], values: np.ndarray) -> Slice:
+def _slice(name: str, columns: Sequence[str], values: np.ndarray, groups: np.ndarray) -> Slice:
     return Slice(
         name,
         len(values),
         dict(zip(columns, values.mean(axis=0).tolist(), strict=True)),
-        dict(zip(columns, standard_error(values).tolist(), strict=True)),
+        dict(zip(columns, standard_error(values, groups).tolist(), strict=True)),
     )

@@ -1,4 +1,4 @@
-"""Reading to train: from a folder and from a pack, beside the pipeline of public code in this field; memory and opening.
+"""Reading to train from a folder and from a pack, beside the pipeline of public code in this field; memory; opening.
 
 That pipeline decodes with OpenCV, converts BGR to RGB, resizes image and mask bilinearly, flips, makes tensors and
 normalises. Ours also crops, draws crops again that lose the foreground, and of a pack looks at the checksum; the
@@ -151,15 +151,16 @@ def _first(batches: ShardedBatches, samples: int) -> Iterator[tuple[int, int]]:
 
 def compare_size(folder: Path, samples: int, processes: int) -> None:
     sizes: Sequence[int] = (ROWS // 10, ROWS)
-    grown: dict[tuple[str, int], int] = {}
+    grown: dict[tuple[str, int], float] = {}
     for rows in sizes:
         root, packed = folder / f"rows-{rows}", folder / f"rows-{rows}-pack"
         make_rows(root, rows)
         pack(root, str(packed), PackConfig(), processes=processes)
         for name, where in (("folder", root), ("pack", packed)):
             command = [sys.executable, __file__, "--measure", str(where), "--samples", str(samples)]
-            measured = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            grown[name, rows] = json.loads(measured)["bytes"]
+            runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
+            # The allocator's holes differ by some hundred kilobytes from run to run.
+            grown[name, rows] = median(json.loads(run.stdout)["bytes"] for run in runs)
     print(f"own memory after {samples} samples, beyond that of the imports")
     for name in ("folder", "pack"):
         small, large = (grown[name, rows] / 2**20 for rows in sizes)

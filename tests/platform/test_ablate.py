@@ -225,13 +225,15 @@ def test_what_is_done_is_not_done_again(ablated: Ablated) -> None:
     """Killed while it tested: only what was lost is tested again; nothing is trained."""
     before = journal(ablated.job)
     folder = attempt(ablated.job)
-    (lost, *kept) = sorted((folder / ablate.SCORES).rglob("*.json"))
+    (lost, damaged, *kept) = sorted((folder / ablate.SCORES).rglob("*.json"))
     whole, times = lost.read_text(), {path: path.stat().st_mtime_ns for path in kept}
     lost.unlink()
+    damaged.write_text('[{"path": "Sam')
     shutil.rmtree(folder / ablate.RESULTS)
     tables, _ = ablated.again()
     assert tables == ablated.tables
     assert json.loads(lost.read_text()) == json.loads(whole)
+    assert len(json.loads(damaged.read_text())) == 5
     assert {path: path.stat().st_mtime_ns for path in kept} == times
     assert journal(ablated.job) == before
 

@@ -16,7 +16,7 @@ from rsrnet.engine import MASKS
 from rsrnet.evaluation.ablations import LABELS
 from rsrnet.evaluation.columns import METRICS, PAPERS
 from rsrnet_platform.ablation import tables
-from rsrnet_platform.ablation.estimates import Measured, standard_error
+from rsrnet_platform.ablation.estimates import Measured
 
 SCORES = st.lists(st.floats(0, 1), min_size=10, max_size=30)
 
@@ -29,13 +29,6 @@ def images(scores: Sequence[float], group: Sequence[int] | None = None) -> list[
         {"subset": "HCOCO", "group": f"c{number}", **dict.fromkeys(columns, score)}
         for number, score in zip(groups, scores, strict=True)
     ]
-
-
-@given(SCORES)
-def test_error_of_independent_images_is_the_usual_one(scores: list[float]) -> None:
-    values = np.array(scores)
-    expected = values.std(ddof=1) / math.sqrt(len(values))
-    assert standard_error(values, np.arange(len(values))) == pytest.approx(expected, abs=1e-12)
 
 
 @given(SCORES, st.integers(2, 5))

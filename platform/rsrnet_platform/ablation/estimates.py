@@ -17,6 +17,7 @@ import numpy as np
 
 from rsrnet.evaluation.ablations import FULL, LABELS
 from rsrnet.evaluation.columns import PAPERS
+from rsrnet.evaluation.uncertainty import standard_error
 
 LEVEL = 0.05
 """Of significance, two-sided."""
@@ -127,19 +128,5 @@ class Measured:
         """Of values (seeds, N)."""
         by_seed = values.mean(axis=1)
         spread = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else math.nan
-        error = standard_error(values.mean(axis=0), self._groups)
+        error = float(standard_error(values.mean(axis=0), self._groups))
         return Estimate(float(by_seed.mean()), error, spread, self.photographs, len(by_seed))
-
-
-def standard_error(values: np.ndarray, groups: np.ndarray) -> float:
-    """Standard error of a mean of which only the groups are independent; NaN for a single group.
-
-    Args:
-        values: (N,).
-        groups: number of the group of each, from 0, (N,). With a group for each value it is the usual one.
-    """
-    count = int(groups.max()) + 1
-    if count < 2:
-        return math.nan
-    sums = np.bincount(groups, values - values.mean())
-    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))

@@ -41,7 +41,7 @@ def score_models(
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {number: folder / f"{model.name}.json" for number, model in models.items()}
-    found = {number: json.loads(file.read_text()) for number, file in files.items() if file.exists()}
+    found = {number: rows for number, file in files.items() if (rows := _read(file)) is not None}
     progress(len(found))
     left = [number for number in models if number not in found]
     make = partial(_scorer, measuring, composites, place.use_gpu, place.cpus_per_worker)
@@ -59,6 +59,13 @@ def _scorer(
 ) -> Callable[[Path], list[Row]]:
     """What one worker does with a model."""
     return lambda model: evaluator(Model(str(model), ""), measuring, use_gpu, cpus)(composites)
+
+
+def _read(path: Path) -> list[Row] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not there, or damaged: the model is tested again
+        return None
 
 
 def _write(rows: list[Row], path: Path) -> None:

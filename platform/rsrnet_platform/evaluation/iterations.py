@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from rsrnet import visualize
 from rsrnet.data.naming import Composite
-from rsrnet.evaluation.iterations import CHANGES, COLUMNS, Exit
+from rsrnet.evaluation.iterations import CHANGES, COLUMNS, PHOTOGRAPH, Exit
 from rsrnet.evaluation.measure import Row
 from rsrnet.evaluation.published import Scores
-from rsrnet.evaluation.summary import standard_error
+from rsrnet.evaluation.uncertainty import standard_error
 from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table
 from rsrnet_platform.evaluation.tables import METRICS, texts, with_error
 from rsrnet_platform.pictures import Pictures, pixels, planes
@@ -140,7 +140,7 @@ def sentences(outcome: Outcome) -> list[str]:
     if gain.mean() < NEGLIGIBLE:
         said = [f"No K up to {outcome.iterations} beats the training's {trained} by half a point of F1."]
     else:
-        difference = with_error(gain.mean(), float(standard_error(gain)))
+        difference = with_error(gain.mean(), float(standard_error(gain, outcome.lists[PHOTOGRAPH])))
         said = [f"M_fnl is best at K = {best}: F1 {difference} against K = {trained} of the training."]
     if not outcome.exits:
         return said

@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.csv import write_csv
 
 from rsrnet.data.naming import Composite
 from rsrnet.evaluation.columns import METRICS, PAPERS, Setting
 from rsrnet.evaluation.measure import Row
 from rsrnet.evaluation.published import ALL
 from rsrnet.evaluation.summary import Slice
+from rsrnet_platform.evaluation import failures, failures_figure
 from rsrnet_platform.pictures import Pictures
+from rsrnet_platform.search.report.drawing import save
 from rsrnet_platform.search.report.table import whole
 from rsrnet_platform.sheet import Sheet
 
 if TYPE_CHECKING:
     from rsrnet.model.network import RSRNet
 
-IMAGES, SUMMARY, REPORT, FAILURES = "images.parquet", "summary.json", "report.md", "failures.png"
+IMAGES, SUMMARY, REPORT = "images.parquet", "summary.json", "report.md"
+FAILURES, BINS = "failures.png", "failures.csv"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,12 @@ def write(outcome: Outcome, every_row: Sequence[Row], folder: Path) -> None:
     whole(folder / SUMMARY, lambda path: path.write_text(json.dumps(_summary(outcome), indent=1)))
     parts = [f"# Evaluation {outcome.name}", f"Model: `{outcome.model}`."]
     parts += [sheet.markdown() for sheet in outcome.sheets]
-    parts.append(f"Every image: [{IMAGES}]({IMAGES}).")
+    table = _table(outcome.rows, outcome.settings)
+    save(failures_figure.draw(table), folder / FAILURES)
+    whole(folder / BINS, partial(write_csv, failures.slices(table)))
+    parts.append(
+        f"![Where it fails]({FAILURES})\n\nIts numbers: [{BINS}]({BINS}). Every image: [{IMAGES}]({IMAGES})."
+    )
     whole(folder / REPORT, lambda path: path.write_text("\n\n".join(parts) + "\n", encoding="utf-8"))
 
 
