@@ -18,7 +18,7 @@ from PIL import Image
 from rsrnet import checkpoint
 from rsrnet.data.lists import read_list
 from rsrnet.evaluation.corruptions import CORRUPTIONS
-from rsrnet.evaluation.iterations import CHANGES, COLUMNS, Exit
+from rsrnet.evaluation.iterations import CHANGES, COLUMNS, PHOTOGRAPH, Exit
 from rsrnet.evaluation.robustness import COLUMNS as CORRUPTED
 from rsrnet.model.config import RSRNetConfig, ablation
 from rsrnet.model.network import RSRNet
@@ -235,6 +235,7 @@ def test_models_without_enough_iterations_are_refused_before_anything_starts(
 def outcome(f1: list[float], saved: list[float], lost: list[float]) -> iterations_report.Outcome:
     """Two images alike, trained with K = 2."""
     lists = {column: np.array([f1, f1]) for column in (*COLUMNS, CHANGES)}
+    lists[PHOTOGRAPH] = np.array([0.0, 1.0])
     exits = [
         Exit(0.1 / (index + 1), 1.5, dict.fromkeys(COLUMNS, f1[1] - loss), dict.fromkeys(COLUMNS, 0.0))
         for index, loss in enumerate(lost)
@@ -261,7 +262,9 @@ def test_words_say_what_costs_most_and_least() -> None:
     row = {column: [0.8, 0.7, 0.7, 0.7, 0.7, 0.6] for column in CORRUPTED}
     row["exposure.m_fnl.f1"][5] = 0.1
     row["resize.m_fnl.f1"] = [0.8, 0.8, 0.8, 0.8, 0.8, 0.9]
-    (said,) = robustness_report.sentences(robustness_report.Outcome("n", "m", 32, [row, row]))
+    (said,) = robustness_report.sentences(
+        robustness_report.Outcome("n", "m", 32, [row | {"group": group} for group in "ab"])
+    )
     assert "0.800 on clean images" in said
     assert "exposure costs most (-0.7000 ± 0.0000)" in said
     assert "resizing costs least (+0.1000 ± 0.0000)" in said

@@ -15,12 +15,14 @@ from rsrnet.data.naming import Composite
 from rsrnet.evaluation.iterations import (
     CHANGES,
     COLUMNS,
+    PHOTOGRAPH,
     IterationEvaluator,
     Stopwatch,
     early_exit,
     lists_of,
 )
 from rsrnet.evaluation.measure import Evaluator
+from rsrnet.evaluation.uncertainty import standard_error
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet, RSRNetOutput
 
@@ -77,6 +79,7 @@ def test_early_exit_scores_like_a_network_that_stops_early(
 ) -> None:
     ordered = np.unique(lists[CHANGES])
     middle = int(np.diff(ordered[2:-2]).argmax()) + 2
+    lists[PHOTOGRAPH] = photographs = np.array([0.0, 0.0, 1.0, 2.0, 3.0])  # they are all of one
     tolerance = float(ordered[middle : middle + 2].mean())  # far from every change
     most = 5
     found = early_exit(lists, tolerance, most)
@@ -85,7 +88,7 @@ def test_early_exit_scores_like_a_network_that_stops_early(
     for column in COLUMNS:
         assert found.scores[column] == pytest.approx(np.mean(expected[column]), abs=1e-6)
         lost = np.subtract(expected[column], full[column])
-        assert found.errors[column] == pytest.approx(lost.std(ddof=1) / np.sqrt(5), abs=1e-6)
+        assert found.errors[column] == pytest.approx(float(standard_error(lost, photographs)), abs=1e-6)
     assert found.iterations < most
 
 
@@ -97,8 +100,11 @@ def test_iterations_taken_are_those_of_a_plain_loop(changes: list[list[float]], 
         while k < 3 and image[k - 1] > tolerance:
             k += 1
         taken.append(k)
+    known = {PHOTOGRAPH: np.arange(len(changes))}
     numbers = np.arange(1.0, 5).repeat(len(changes)).reshape(4, -1).T  # each score is its iteration
-    made = early_exit({CHANGES: np.array(changes), **dict.fromkeys(COLUMNS, numbers)}, tolerance, most=3)
+    made = early_exit(
+        {**known, CHANGES: np.array(changes), **dict.fromkeys(COLUMNS, numbers)}, tolerance, most=3
+    )
     assert made.iterations == pytest.approx(np.mean(taken))
     assert all(score == pytest.approx(np.mean(taken)) for score in made.scores.values())
 

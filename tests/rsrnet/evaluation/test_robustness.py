@@ -81,10 +81,10 @@ def test_images_are_not_rounded_where_nothing_is_changed() -> None:
 
 
 def test_curve_is_the_mean_and_its_losses_are_paired() -> None:
-    made = curve([{"a": [0.5, 0.4, 0.0]}, {"a": [0.9, 0.6, 0.2]}], "a")
+    made = curve([{"a": [0.5, 0.4, 0.0], "group": "x"}, {"a": [0.9, 0.6, 0.2], "group": "y"}], "a")
     np.testing.assert_allclose(made.means, [0.7, 0.5, 0.1])
     np.testing.assert_allclose(made.losses, [0, 0.2, 0.6])
     np.testing.assert_allclose(made.errors, [0, 0.1, 0.1])
-    assert np.isnan(curve([{"a": [0.5, 0.4]}], "a").errors).all()
+    assert np.isnan(curve([{"a": [0.5, 0.4], "group": "x"}], "a").errors).all()
     with pytest.raises(ValueError, match="no image"):
         curve([], "a")
