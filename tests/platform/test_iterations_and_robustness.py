@@ -250,7 +250,7 @@ def outcome(f1: list[float], saved: list[float], lost: list[float]) -> iteration
 
 def test_words_say_which_k_and_which_tolerance_are_worth_it() -> None:
     best, spared = iterations_report.sentences(outcome([0.5, 0.6, 0.7], [0.4, 0.3], [0.1, 0.004]))
-    assert "best at K = 3: F1 +0.1000 ± 0.0000 against K = 2" in best
+    assert "best at K = 3: F1 +0.1000 ± 0.0000 against K = 2 of the training, more than twice" in best
     assert "tolerance of 0.05: 1.5 of 2 iterations" in spared  # the first saves more, and costs too much
     assert "30 % of the time saved" in spared
     flat, costly = iterations_report.sentences(outcome([0.5, 0.6, 0.604], [0.4], [0.1]))

@@ -140,8 +140,12 @@ def sentences(outcome: Outcome) -> list[str]:
     if gain.mean() < NEGLIGIBLE:
         said = [f"No K up to {outcome.iterations} beats the training's {trained} by half a point of F1."]
     else:
-        difference = with_error(gain.mean(), float(standard_error(gain, outcome.lists[PHOTOGRAPH])))
-        said = [f"M_fnl is best at K = {best}: F1 {difference} against K = {trained} of the training."]
+        error = float(standard_error(gain, outcome.lists[PHOTOGRAPH]))
+        clear = "more" if gain.mean() > 2 * error else "not more"
+        said = [
+            f"M_fnl is best at K = {best}: F1 {with_error(gain.mean(), error)} against K = {trained} of the training, "
+            f"{clear} than twice its standard error."
+        ]
     if not outcome.exits:
         return said
     pairs = list(zip(outcome.exits, outcome.times[1:], strict=True))
