@@ -26,6 +26,7 @@ from rich.progress import Progress
 
 from rsrnet_platform import cluster, spec
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.files import whole
 from rsrnet_platform.lookup import pin, resolve
 from rsrnet_platform.store import resolve_uri
 from rsrnet_platform.terminal import console
@@ -296,16 +297,11 @@ def _write_table(rows: Iterable[dict[str, Any]], path: Path) -> None:
         ]
     )
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), schema=schema)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+    whole(path, lambda partial: pq.write_table(table, partial))
 
 
 def _save(picture: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    picture.save(partial, format="PNG")
-    os.replace(partial, path)
+    whole(path, lambda partial: picture.save(partial, format="PNG"))
 
 
 def _summarise(rows: list[dict[str, Any]], output: Path) -> None:

@@ -8,7 +8,6 @@ newest attempt.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from uuid import uuid4
 
 from rsrnet_platform import spec
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.files import whole
 
 MAY_CHANGE = (
     "cluster.",
@@ -97,9 +97,7 @@ class Run:
     def update(self, **changes: Any) -> None:
         """Change the state and write it, whole or not at all."""
         self.state = replace(self.state, **changes)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self.state), indent=2))
-        os.replace(partial, self._path)
+        whole(self._path, lambda path: path.write_text(json.dumps(asdict(self.state), indent=2)))
 
     def begin(self, job: spec.RunJob, data: Data, *, fresh: bool) -> None:
         """Start the first attempt or a fresh one; an attempt that goes on stays what it is."""

@@ -23,8 +23,8 @@ from typing import Any
 from learning_curves import Curve, draw_trials, read_curves
 from search_problem import print_table
 
+from rsrnet_platform import drawing
 from rsrnet_platform.search.config import SearchConfig
-from rsrnet_platform.search.report import drawing
 from rsrnet_platform.search.schedulers import INDEX, OBJECTIVE, STEP, StandIn, make
 
 CURVES = Path(__file__).with_name("learning_curves.parquet")

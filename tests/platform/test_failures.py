@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
+from rsrnet_platform.drawing import save
 from rsrnet_platform.evaluation.failures import FEW, PROPERTIES, slices, verdict
 from rsrnet_platform.evaluation.failures_figure import draw
-from rsrnet_platform.search.report.drawing import save
 
 F1, IOU = "m_fnl.published.input.f1", "m_fnl.published.input.iou"
 

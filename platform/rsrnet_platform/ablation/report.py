@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rsrnet.evaluation.ablations import FULL, LABELS, TABLE_2, TABLE_3, masks_of
 from rsrnet.evaluation.columns import METRICS, PAPERS
 from rsrnet.evaluation.published import Scores
+from rsrnet_platform import drawing
 from rsrnet_platform.ablation.estimates import Measured, Tested
-from rsrnet_platform.search.report import drawing
-from rsrnet_platform.search.report.table import whole
+from rsrnet_platform.files import whole
 from rsrnet_platform.sheet import Sheet
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rsrnet.evaluation.measure import Row
 from rsrnet_platform import pool
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.evaluation.scoring import Measuring, Model, evaluator
-from rsrnet_platform.search.report.table import whole
+from rsrnet_platform.files import whole
 
 
 def score_models(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsrnet_platform import drawing
 from rsrnet_platform.evaluation.failures import FEW, PROPERTIES, Property, half_width, scored, slices, verdict
-from rsrnet_platform.search.report import drawing
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,8 +24,8 @@ from rsrnet.evaluation.published import Scores
 from rsrnet.evaluation.uncertainty import standard_error
 from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table
 from rsrnet_platform.evaluation.tables import METRICS, texts, with_error
+from rsrnet_platform.files import whole
 from rsrnet_platform.pictures import Pictures, pixels, planes
-from rsrnet_platform.search.report.table import whole
 from rsrnet_platform.sheet import Sheet
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsrnet_platform.evaluation.tables import SYMBOLS
-from rsrnet_platform.search.report.drawing import (
+from rsrnet_platform.drawing import (
     BLUE,
     DARK,
     GREEN,
@@ -22,6 +21,7 @@ from rsrnet_platform.search.report.drawing import (
     say,
     tidy,
 )
+from rsrnet_platform.evaluation.tables import SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

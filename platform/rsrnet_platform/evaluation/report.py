@@ -18,10 +18,10 @@ from rsrnet.evaluation.columns import METRICS, PAPERS, Setting
 from rsrnet.evaluation.measure import Row
 from rsrnet.evaluation.published import ALL
 from rsrnet.evaluation.summary import Slice
+from rsrnet_platform.drawing import save
 from rsrnet_platform.evaluation import failures, failures_figure
+from rsrnet_platform.files import whole
 from rsrnet_platform.pictures import Pictures
-from rsrnet_platform.search.report.drawing import save
-from rsrnet_platform.search.report.table import whole
 from rsrnet_platform.sheet import Sheet
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 
 from rsrnet.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from rsrnet.evaluation.robustness import column
+from rsrnet_platform.drawing import DARK, SMALL, TEXT, legend, new, save, tidy
 from rsrnet_platform.evaluation.iterations_figure import COLOURS
 from rsrnet_platform.evaluation.tables import SYMBOLS
-from rsrnet_platform.search.report.drawing import DARK, SMALL, TEXT, legend, new, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

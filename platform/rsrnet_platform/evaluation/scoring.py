@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from rsrnet.data.naming import Composite
 from rsrnet.evaluation.measure import Evaluator, Row
 from rsrnet_platform import pool
 from rsrnet_platform.cluster import Cluster
+from rsrnet_platform.files import whole
 
 BATCHES_A_TASK = 4
 """A worker decodes the next batch while it computes on one, within a task."""
@@ -112,6 +112,4 @@ def _read(path: Path) -> list[Row] | None:
 
 
 def _write(rows: list[Row], path: Path) -> None:
-    partial_file = path.with_suffix(".partial")
-    partial_file.write_text(json.dumps(rows), encoding="utf-8")
-    os.replace(partial_file, path)
+    whole(path, lambda partial: partial.write_text(json.dumps(rows), encoding="utf-8"))

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from rsrnet_platform.files import whole
 from rsrnet_platform.search.report import figures
 from rsrnet_platform.search.report.outcome import (
     PAPER,
@@ -24,7 +25,7 @@ from rsrnet_platform.search.report.outcome import (
     show,
     statuses,
 )
-from rsrnet_platform.search.report.table import whole, write_table
+from rsrnet_platform.search.report.table import write_table
 from rsrnet_platform.search.trials import Trial
 from rsrnet_platform.terminal import duration
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rsrnet_platform.search.report import drawing
-from rsrnet_platform.search.report.drawing import save
+from rsrnet_platform import drawing
+from rsrnet_platform.drawing import save
+from rsrnet_platform.search.report import marks
 from rsrnet_platform.search.report.outcome import finished, searched, statuses
 from rsrnet_platform.search.report.parallel import parallel_coordinates
 from rsrnet_platform.search.report.scales import Scale, scale_of, side_by_side
@@ -92,8 +93,8 @@ def _panel(axes: Axes, path: str, trials: Sequence[Trial]) -> dict[str, Any]:
     handles[f"finished trial ± standard deviation over {drawing.count(done[0].scores, 'fold')}"] = points
     if scale.few and len(done) > len(set(positions)) > 1:
         handles["mean by value"] = _means(axes, scale, positions, y, width)
-    for name, trial in drawing.marked(done).items():
-        handles[name] = drawing.mark(axes, name, x[done.index(trial)], y[done.index(trial)])
+    for name, trial in marks.marked(done).items():
+        handles[name] = marks.mark(axes, name, x[done.index(trial)], y[done.index(trial)])
     _horizontal(axes, scale, width)
     return handles
 

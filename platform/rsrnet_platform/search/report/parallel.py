@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsrnet_platform.search.report import drawing
+from rsrnet_platform import drawing
+from rsrnet_platform.search.report import marks
 from rsrnet_platform.search.report.outcome import PAPER, finished, searched
 from rsrnet_platform.search.report.scales import even_values, scale_of, side_by_side
 from rsrnet_platform.search.trials import Trial
@@ -72,7 +73,7 @@ def parallel_coordinates(trials: Sequence[Trial], metric: str) -> Figure:
         label, style = _style(trial, done, colours)
         handles[label] = _draw_line(axes, trial, verticals, style)
         if trial.index == PAPER:
-            handles[drawing.PAPERS] = _draw_line(axes, trial, verticals, DASHED)
+            handles[marks.PAPERS] = _draw_line(axes, trial, verticals, DASHED)
     for place, vertical in enumerate(verticals):
         _draw_axis(axes, place, vertical, side=1 if place == len(verticals) - 1 else -1)
     axes.set(xlim=(-0.5, len(verticals) - 0.6), ylim=(-0.07, 1.07))
@@ -81,7 +82,7 @@ def parallel_coordinates(trials: Sequence[Trial], metric: str) -> Figure:
         bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=35)
         bar.set_label(f"{metric}, mean over {drawing.count(done[0].scores, 'fold')}", fontsize=drawing.TEXT)
         bar.ax.tick_params(labelsize=drawing.SMALL)
-    named = (drawing.BEST, drawing.PAPERS, NOT_FINISHED)
+    named = (marks.BEST, marks.PAPERS, NOT_FINISHED)
     drawing.legend(figure, {label: handles[label] for label in named if label in handles}, columns=3)
     return figure
 
@@ -139,7 +140,7 @@ def _style(trial: Trial, done: Sequence[Trial], colours: ScalarMappable) -> tupl
         "zorder": 3,
     }
     if trial is done[0]:
-        return drawing.BEST, style | {"linewidth": 4.0, "alpha": 1.0, "zorder": 5}
+        return marks.BEST, style | {"linewidth": 4.0, "alpha": 1.0, "zorder": 5}
     return "", style
 
 

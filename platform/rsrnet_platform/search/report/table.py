@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rsrnet_platform.files import whole
 from rsrnet_platform.search.report.outcome import searched
 from rsrnet_platform.search.trials import Trial
 
@@ -40,14 +40,6 @@ def write_table(trials: Sequence[Trial], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     whole(folder / "trials.parquet", lambda path: pq.write_table(table, path))
     whole(folder / "trials.csv", lambda path: _write_csv(columns, path))
-
-
-def whole(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Have a file written under another name and moved to its own, so that it appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
-    return path
 
 
 def _columns(trials: Sequence[Trial]) -> dict[str, list[Any]]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from rsrnet_platform.search.report import drawing
+from rsrnet_platform import drawing
+from rsrnet_platform.search.report import marks
 from rsrnet_platform.search.report.outcome import WORDS, finished, length, time_unit
 from rsrnet_platform.search.trials import Trial
 
@@ -68,7 +69,7 @@ def _bars(axes: Axes, trials: Sequence[Trial], second: float) -> dict[str, Artis
         members = [trial for trial in trials if trial.status == status]
         if not members:
             continue
-        colour, marker = drawing.STATUS[status]
+        colour, marker = marks.STATUS[status]
         rows = [trial.index for trial in members]
         starts = [trial.started * second for trial in members]
         lengths = [(trial.ended - trial.started) * second for trial in members]
@@ -87,7 +88,7 @@ def _bars(axes: Axes, trials: Sequence[Trial], second: float) -> dict[str, Artis
 def _marks(above: Axes, below: Axes, trials: Sequence[Trial], second: float) -> dict[str, Artist]:
     """Mark the best trial and the paper's in both panels."""
     handles: dict[str, Artist] = {}
-    for name, trial in drawing.marked(trials).items():
-        handles[name] = drawing.mark(above, name, trial.ended * second, trial.objective or 0.0)
-        drawing.mark(below, name, trial.ended * second, trial.index)
+    for name, trial in marks.marked(trials).items():
+        handles[name] = marks.mark(above, name, trial.ended * second, trial.objective or 0.0)
+        marks.mark(below, name, trial.ended * second, trial.index)
     return handles

@@ -1,4 +1,4 @@
-"""What the figures of a search have in common: colours, marks, titles, legends, files."""
+"""What all figures have in common: colours, titles, legends, files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsrnet_platform.search.report.outcome import comparison
-from rsrnet_platform.search.report.table import whole
-from rsrnet_platform.search.trials import Status, Trial
+from rsrnet_platform.files import whole
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -21,18 +18,6 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 YELLOW, PURPLE = "#F0E442", "#CC79A7"
 DARK, LIGHT = "#333333", "#d0d0d0"
-
-STATUS: dict[Status, tuple[str, str]] = {
-    "finished": (BLUE, ""),
-    "stopped": ("#8FBFDB", "|"),
-    "diverged": (ORANGE, "X"),
-    "failed": (VERMILION, "X"),
-    "running": (GREEN, ">"),
-}
-"""Colour of each status, and the marker at the end of a trial of it."""
-
-BEST, PAPERS = "best", "the paper's own point"
-"""What the legends call these two trials."""
 
 TEXT, SMALL = 9.0, 8.0
 """Sizes in points: titles of axes; ticks and legends."""
@@ -69,34 +54,6 @@ def say(axes: Axes, text: str) -> None:
     """Tell why axes are empty."""
     axes.set_yticks([])
     axes.text(0.5, 0.5, text, ha="center", fontsize=TEXT, transform=axes.transAxes)
-
-
-def marked(trials: Sequence[Trial]) -> dict[str, Trial]:
-    """The finished trials that every figure points out, by what the legends call them."""
-    found = comparison(trials)
-    if found is None:
-        return {}
-    if found.best is found.paper:
-        return {f"{BEST}: {PAPERS}": found.best}
-    return ({PAPERS: found.paper} if found.paper else {}) | {BEST: found.best}
-
-
-def mark(axes: Axes, name: str, x: float, y: float) -> Artist:
-    """Point out a trial: a star for the best, else a diamond."""
-    star = name.startswith(BEST)
-    (artist,) = axes.plot(
-        [x],
-        [y],
-        linestyle="",
-        marker="*" if star else "D",
-        markersize=13 if star else 7,
-        color=YELLOW if star else PURPLE,
-        markeredgecolor="black",
-        markeredgewidth=0.8,
-        clip_on=False,
-        zorder=10,
-    )
-    return artist
 
 
 def legend(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:

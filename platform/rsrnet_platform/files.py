@@ -1,0 +1,22 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def whole(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Have a file written under another name and moved to its own: a crash leaves the old file or the new one.
+
+    Args:
+        path: of the file; its folder is made if missing.
+        write: writes it to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
+    return path
