@@ -77,13 +77,17 @@ def read_card(folder: str | Path) -> ModelCard:
     """Read ``config.json``.
 
     Raises:
-        CheckpointError: if the folder is missing, is no checkpoint, or is of a newer release.
+        CheckpointError: if the folder is missing, is no checkpoint, cannot be read, or is of a newer release.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: not a checkpoint folder (it has no {CONFIG})")
     try:
-        values = json.loads(path.read_text())
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise CheckpointError(f"{folder}: not a checkpoint folder (it has no {CONFIG})") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        values = json.loads(text)
         if values.pop("format") > FORMAT:
             raise ValueError(f"its format is above {FORMAT}")
         model = values.pop("model")

@@ -187,6 +187,8 @@ def check(
     from rsrnet_platform.check_table import show
 
     root = root.expanduser()
+    if write_lists:
+        checking.require_derivable(root, lists or ())
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Files", total=None)
         report = checking.check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +130,8 @@ def _checkpoint_in(folder: Path, uri: str) -> Path:
     from rsrnet.checkpoint import CONFIG, WEIGHTS
 
     for place in (folder, folder / "artifacts"):
-        if (place / WEIGHTS).is_file() and (place / CONFIG).is_file():
+        # Unlike the methods of a path, this is false for a folder that may not be read.
+        if os.path.isfile(place / WEIGHTS) and os.path.isfile(place / CONFIG):
             return place
     raise RegistryError(
         f"{uri}: {folder} has no {WEIGHTS} and {CONFIG}. Give a checkpoint folder, models:/NAME@ALIAS, "

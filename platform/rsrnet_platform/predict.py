@@ -176,25 +176,41 @@ def find_images(source: Path, output: Path) -> list[Prediction]:
         output: what lies in this folder is left out: an earlier job's pictures.
 
     Raises:
-        UserError: if there is no such folder, list or image, or no image in it.
+        UserError: if there is no such folder, list or image, it cannot be read, or there is no image in it.
     """
-    if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        paths = [path for path in found if not path.is_relative_to(output)]
-        names = [path.relative_to(source) for path in paths]
-    elif source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
-        paths, names = [source], [Path(source.name)]
-    elif source.is_file():
-        paths = [source.parent / line for line in _lines(source)]
-        names = [Path(os.path.relpath(path, source.parent)) for path in paths]
-    else:
-        raise UserError(f"input = {source}: there is no such folder, image or list of images")
+    try:
+        if source.is_dir():
+            paths = [path for path in _images_in(source) if not path.is_relative_to(output)]
+            names = [path.relative_to(source) for path in paths]
+        elif source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
+            paths, names = [source], [Path(source.name)]
+        elif source.is_file():
+            paths = [source.parent / line for line in _lines(source)]
+            names = [Path(os.path.relpath(path, source.parent)) for path in paths]
+        else:
+            raise UserError(f"input = {source}: there is no such folder, image or list of images")
+    except OSError as error:
+        raise UserError(f"input = {source}: {error.filename} cannot be read ({error.strerror})") from error
     if not paths:
         raise UserError(
             f"input = {source}: no image in it; images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     unique = dict(zip(_result_names(names), paths, strict=True))
     return [Prediction(str(path), name) for name, path in unique.items()]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images in a folder, at any depth, by name.
+
+    Raises:
+        OSError: if a folder cannot be listed: the images in it would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    inside = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _lines(source: Path) -> list[str]:

@@ -15,10 +15,11 @@ from rsrnet.data.naming import SUBSETS, canonical_subset
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A dataset in the published layout. The defaults are the paper's."""
+    """A dataset in the published layout, or packed. The defaults are the paper's."""
 
     root: str
-    """Folder that holds the sub-datasets and the lists."""
+    """Folder that holds the sub-datasets and the lists; or a pack of them (`rsrnet data pack`): folder or URI, and the
+    lists below are those that were packed."""
 
     train: str = "le50_train.txt"
     """List of training composites, relative to `root` or absolute (paper: foregrounds up to 50 %)."""
@@ -48,7 +49,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(
             self,
-            root=(bool(self.root), "the path of a folder"),
+            root=(bool(self.root), "the path of a folder, or of a pack"),
             train=(bool(self.train), "the name of a list"),
             val=(self.val != "", "the name of a list, or null"),
             val_fraction=(0 < self.val_fraction < 1, "a number above 0 and below 1"),

@@ -41,6 +41,8 @@ MAX_SIDE = 65_535
 FOREGROUND = 128
 """Grey level, of 255, from which a pixel of a mask is foreground."""
 
+_LIMITS = f"the most are {MAX_PIXELS:,} pixels, {MAX_SIDE:,} on a side"
+
 Source: TypeAlias = str | PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an image that Pillow opened or made."""
 
@@ -155,8 +157,7 @@ def _require_size(image: Image.Image) -> None:
     if width * height == 0:
         raise DecodeError(f"{width} x {height}: it has no pixels")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        limits = f"{MAX_PIXELS:,} pixels, {MAX_SIDE:,} on a side"
-        raise DecodeError(f"{width} x {height} pixels are too many; the most are {limits}")
+        raise DecodeError(f"{width} x {height} pixels are too many; {_LIMITS}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -182,7 +183,7 @@ def _reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise DecodeError(f"no image, or its header is damaged; {', '.join(FORMATS)} are read") from error
     except Image.DecompressionBombError as error:
-        raise DecodeError(f"too many pixels: {error}") from error
+        raise DecodeError(f"its pixels are too many; {_LIMITS}") from error  # Pillow's own limit is higher
     except MemoryError as error:
         raise ReadError("not enough memory") from error
     # Damaged files make Pillow raise nearly anything, from OSError to SyntaxError.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,7 @@ class Folder:
 
     def read_list(self, name: str | Path, subsets: Sequence[str]) -> list[Composite]:
         """See :func:`rsrnet.data.lists.read_list`."""
-        if not self.root.is_dir():
-            raise DataError(
-                f"there is no dataset folder {self.root}; name the folder that holds the sub-datasets and lists"
-            )
+        require_folder(self.root)
         path = self.root / name
         listed = _parse_lines(path, read_lines(self.root, path))
         return _with_folders_on_disk(self.root, path, list(of_subsets(path, listed, subsets)))
@@ -68,6 +66,24 @@ class Folder:
             return "missing"
 
 
+def require_folder(root: Path) -> None:
+    """Make sure that a dataset's folder is there and may be read.
+
+    Raises:
+        DataError: if it is not.
+    """
+    try:
+        with os.scandir(root):
+            # A folder may be listed, and its files still be out of reach.
+            os.stat(os.path.join(root, os.curdir))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"there is no dataset folder {root}; name the folder that holds the sub-datasets and lists"
+        ) from error
+    except OSError as error:
+        raise DataError(f"the dataset folder {root} cannot be read ({error.strerror})") from error
+
+
 def read_lines(root: Path, path: Path) -> list[str]:
     """Read the lines of a list file, whatever they say.
 
@@ -76,15 +92,17 @@ def read_lines(root: Path, path: Path) -> list[str]:
         path: the list file.
 
     Raises:
-        DataError: if there is no such file, or it is not text.
+        DataError: if there is no such file, it may not be read, or it is not text.
     """
-    if not path.is_file():
-        found = ", ".join(sorted(other.name for other in root.glob("*.txt"))) or "no list"
-        raise DataError(f"there is no list {path}; {root} holds {found}")
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        found = ", ".join(sorted(other.name for other in root.glob("*.txt"))) or "no list"
+        raise DataError(f"there is no list {path}; {root} holds {found}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a list: it is not UTF-8 text ({error})") from error
+    except OSError as error:
+        raise DataError(f"the list {path} cannot be read ({error.strerror})") from error
 
 
 def folders_on_disk(root: Path) -> dict[str, str]:

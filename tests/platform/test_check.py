@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from rsrnet.data.check.memory import MEMORY
 from rsrnet_platform import cli
 
 
@@ -127,6 +128,17 @@ def test_lists_are_written_only_when_asked_for(dataset: Path, capsys: pytest.Cap
         f"Sample/composite_images/{name}.jpg" for name in composites("test", 4) if "002" not in name
     ]
     assert call(dataset, "--write-lists") == 2
+
+
+def test_lists_that_cannot_be_written_are_refused_before_anything_is_decoded(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, named in (((), "le50_train.txt, le50_test.txt"), (("--list", "mine.txt"), "mine.txt")):
+        assert call(dataset, "--write-lists", *options) == 2
+        shown = capsys.readouterr()
+        assert f"nothing to write: {dataset} has {named}" in " ".join(shown.err.split())
+        assert shown.out == ""
+        assert not (dataset / MEMORY).exists()
 
 
 def test_named_lists_are_checked(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

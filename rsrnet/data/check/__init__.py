@@ -79,15 +79,30 @@ def check(
     )
 
 
+def require_derivable(root: str | Path, lists: Sequence[str] = ()) -> None:
+    """Make sure, before a check, that it will derive the le50 lists.
+
+    Args:
+        root: folder of the dataset.
+        lists: names of the lists to check; none: the usual ones.
+
+    Raises:
+        DataError: if lists are named, or le50 lists are there.
+    """
+    names, _ = listings.choose(Path(root), lists)
+    if lists or not listings.are_official(names):
+        raise _nothing_to_write(root, names)
+
+
 def write_lists(report: Report) -> list[Path]:
     """Write the le50 lists that a check derived.
 
     Raises:
-        DataError: if there is nothing to write, some composites could not be judged, or a list is there already or
-            cannot be written.
+        DataError: if there is nothing to write (:func:`require_derivable` says so before the check), some
+            composites could not be judged, or a list is there already or cannot be written.
     """
     if not report.derived:
-        raise DataError(f"nothing to write: {report.root} has {', '.join(report.lists)}")
+        raise _nothing_to_write(report.root, report.lists)
     if report.unjudged:
         raise DataError(
             f"{report.root}: the masks of {report.unjudged:,} composites cannot be used, so that nobody can tell"
@@ -103,6 +118,10 @@ def write_lists(report: Report) -> list[Path]:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         written.append(path)
     return written
+
+
+def _nothing_to_write(root: str | Path, names: Sequence[str]) -> DataError:
+    return DataError(f"nothing to write: {root} has {', '.join(names)}")
 
 
 def _in_order(findings: list[Finding]) -> tuple[Finding, ...]:

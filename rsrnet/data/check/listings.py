@@ -12,7 +12,7 @@ from rsrnet.data.check import published
 from rsrnet.data.check.facts import Facts, usable
 from rsrnet.data.check.findings import KINDS, Count, Finding, Shared
 from rsrnet.data.errors import DataError
-from rsrnet.data.folder import read_lines
+from rsrnet.data.folder import read_lines, require_folder
 from rsrnet.data.naming import SCENES, SUBSETS, Composite
 
 
@@ -34,12 +34,9 @@ def choose(root: Path, asked: Sequence[str]) -> tuple[list[str], list[Finding]]:
         Their names, and a finding for each that one would expect beside them.
 
     Raises:
-        DataError: if there is no such folder, or no list in it.
+        DataError: if there is no such folder, it may not be read, or no list is in it.
     """
-    if not root.is_dir():
-        raise DataError(
-            f"there is no dataset folder {root}; name the folder that holds the sub-datasets and lists"
-        )
+    require_folder(root)
     if asked:
         return list(dict.fromkeys(asked)), []
     for usual in (published.LISTS, tuple(published.OFFICIAL)):
@@ -68,7 +65,7 @@ def read(root: Path, name: str, folders: Mapping[str, str]) -> tuple[Listing, li
         folders: the folders of the dataset as spelled on disk, by their names in lower case.
 
     Raises:
-        DataError: if there is no such list, or it is not text.
+        DataError: if there is no such list, it may not be read, or it is not text.
     """
     findings = []
     lines: dict[Composite, int] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from rsrnet.data.folder import Folder
 from rsrnet.data.inspection import BadImage
 from rsrnet.data.naming import Composite
 from rsrnet.data.pack.area import shrink
-from rsrnet.data.pack.layout import PackConfig
+from rsrnet.data.pack.layout import PackConfig, checksum
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,6 @@ class Row:
     """Share of the foreground in the image before it was shrunk."""
 
     sha256: bytes
-    """Over the image and then the mask, as they are stored."""
-
     image: bytes
     mask: bytes
 
@@ -73,7 +70,7 @@ def encode(folder: Folder, config: PackConfig, composite: Composite) -> Row:
         width=image.width,
         height=image.height,
         area_fraction=np.count_nonzero(grey >= 128) / grey.size,
-        sha256=hashlib.sha256(encoded_image + encoded_mask).digest(),
+        sha256=checksum(encoded_image, encoded_mask),
         image=encoded_image,
         mask=encoded_mask,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,8 +35,8 @@ class PackConfig:
     """How images are packed."""
 
     side: int = 256
-    """Length of the shorter side in pixels; smaller images are packed as they are. Training crops 90 to 100 % of the
-    area and resizes to 224, so 256 loses nothing there."""
+    """Length of the shorter side in pixels; smaller images are packed as they are. With 256, a training crop, which is
+    then resized to 224, is hardly ever enlarged."""
 
     format: Literal["jpeg", "png"] = "jpeg"
     """How images are encoded: `png` keeps every pixel and takes about three times the room. Masks are PNG."""
@@ -173,6 +174,11 @@ def versioned(file: str, text: bytes) -> dict[str, Any]:
 def config_of(values: Mapping[str, Any]) -> PackConfig:
     """The settings that a JSON file of a pack names."""
     return PackConfig(values["side"], values["format"], values["quality"])
+
+
+def checksum(image: bytes, mask: bytes) -> bytes:
+    """SHA-256 of a row: over the image and then the mask, as they are stored."""
+    return hashlib.sha256(image + mask).digest()
 
 
 def index_type(name_bytes: int) -> np.dtype[np.void]:

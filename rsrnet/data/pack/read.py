@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -18,7 +17,7 @@ from rsrnet.data.decode import read_mask, read_rgb
 from rsrnet.data.errors import BadDataError, DataError, DecodeError
 from rsrnet.data.naming import Composite
 from rsrnet.data.pack.blobs import Blobs, MappedBlobs, RemoteBlobs
-from rsrnet.data.pack.layout import INDEX, MANIFEST, PLAN, Manifest, index_type
+from rsrnet.data.pack.layout import INDEX, MANIFEST, PLAN, Manifest, checksum, index_type
 from rsrnet.data.pack.storage import open_storage
 from rsrnet.data.selection import of_subsets
 from rsrnet.uris import is_uri
@@ -85,7 +84,7 @@ class Pack:
         shard = self._shards[bisect_right(self._shard_starts, row) - 1]
         image_part, mask_part = ((int(entry[f"{kind}_at"]), int(entry[f"{kind}_bytes"])) for kind in _KINDS)
         image, mask = self._blobs.read(row, shard, image_part, mask_part)
-        if hashlib.sha256(image + mask).digest() != bytes(entry["sha256"]):
+        if checksum(image, mask) != bytes(entry["sha256"]):
             raise BadDataError(
                 f"{composite.path}: {self.where}/{shard.file} is damaged (another checksum); copy the file again, or"
                 " delete it and pack the dataset again"

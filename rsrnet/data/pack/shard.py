@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from operator import ne
 from typing import IO, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsrnet.data.errors import DataError
 from rsrnet.data.pack.encode import Row
-from rsrnet.data.pack.layout import VERSION, Shard, index_type, parquet_schema
+from rsrnet.data.pack.layout import VERSION, Shard, checksum, index_type, parquet_schema
 
 _KEY = b"rsrnet-pack"
 """What the footer keeps the origin under."""
@@ -103,13 +104,14 @@ def describe(file: str, size: int, source: Any, origin: Origin) -> tuple[Shard, 
         Its entry in the manifest and its part of the index, without ``by_name``.
 
     Raises:
-        DataError: if an image is not stored as it should be.
+        DataError: if an image is not stored as it should be, or not what was written.
     """
     import pyarrow.parquet as pq
 
     parquet = pq.ParquetFile(source)
     groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
     parts = [_index_part(file, source, parquet, number) for number in range(len(groups))]
+    parts = parts or [np.zeros(0, index_type(1))]
     longest = max(part.dtype["name"].itemsize for part in parts)
     index = np.concatenate([part.astype(index_type(longest)) for part in parts])
     row_groups = tuple(group.num_rows for group in groups)
@@ -118,6 +120,8 @@ def describe(file: str, size: int, source: Any, origin: Origin) -> tuple[Shard, 
 
 def _index_part(file: str, source: Any, parquet: Any, number: int) -> NDArray[np.void]:
     rows = parquet.read_row_group(number, columns=["name", "sha256", "image", "mask"]).to_pydict()
+    if any(map(ne, map(checksum, rows["image"], rows["mask"]), rows["sha256"])):
+        raise DataError(f"{file}: damaged; pack the dataset again")
     names = [name.encode() for name in rows["name"]]
     part = np.zeros(len(names), index_type(max(map(len, names))))
     part["name"] = names

@@ -36,6 +36,7 @@ from rsrnet.data.pack.layout import (
     versioned,
 )
 from rsrnet.data.pack.plan import REMEDY, PlannedShard, is_planned, plan_shards, require_files
+from rsrnet.data.pack.report import PackReport
 from rsrnet.data.pack.shard import Origin, ShardWriter, describe, origin_of
 from rsrnet.data.pack.storage import Storage, open_storage
 from rsrnet.data.processes import in_processes
@@ -45,24 +46,6 @@ _OURS = re.compile(r"[^/]+/[0-9]{5}\.parquet(\.partial)?")
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called as ``progress(done, total)``, in composites, now and then."""
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """What a packing did."""
-
-    composites: Mapping[str, int]
-    """Composites of each list."""
-
-    skipped: tuple[str, ...]
-    """Why composites were left out."""
-
-    shards: int
-    reused: int
-    """Shards that were there already."""
-
-    bytes: int
-    """Of all shards."""
 
 
 @dataclass
@@ -121,7 +104,7 @@ def pack(
     if MANIFEST in there:
         manifest = _planned_manifest(state, planned)
         if not manifest.changed(there):
-            return _report(manifest, reused=len(planned))
+            return PackReport.of(manifest, reused=len(planned))
     else:
         _require_resumable(state, there)
     if not skip_bad:
@@ -130,7 +113,7 @@ def pack(
     _keep_whole(state, planned, there)
     reused = len(state.done)
     _write_missing(state, planned, processes or os.cpu_count() or 1, progress or (lambda done, total: None))
-    return _report(_finish(state, planned), reused)
+    return PackReport.of(_finish(state, planned), reused)
 
 
 def _planned_manifest(state: _State, planned: Sequence[PlannedShard]) -> Manifest:
@@ -174,7 +157,9 @@ def _keep_whole(state: _State, planned: Sequence[PlannedShard], there: Mapping[s
             origin = origin_of(file)
             if origin is None or origin != state.origin(plan, origin.skipped if state.skip_bad else ()):
                 continue
-            state.done[plan.file] = describe(plan.file, there[plan.file], file, origin)
+            # What the disk lost when the machine went down is written again.
+            with contextlib.suppress(DataError, OSError, ValueError):
+                state.done[plan.file] = describe(plan.file, there[plan.file], file, origin)
 
 
 def _write_missing(
@@ -254,16 +239,6 @@ def _index(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
     index = np.concatenate([part.astype(index_type(longest)) for part in parts])
     index["by_name"] = np.argsort(index["name"], kind="stable")
     return index
-
-
-def _report(manifest: Manifest, reused: int) -> PackReport:
-    return PackReport(
-        composites={name: len(manifest.rows_of(name)) for name in manifest.lists},
-        skipped=tuple(reason for shard in manifest.shards for reason in shard.skipped),
-        shards=len(manifest.shards),
-        reused=reused,
-        bytes=sum(shard.bytes for shard in manifest.shards),
-    )
 
 
 def _json(values: object) -> io.BytesIO:

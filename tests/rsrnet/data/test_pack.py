@@ -28,8 +28,9 @@ from rsrnet.data.naming import Composite
 from rsrnet.data.pack import plan
 from rsrnet.data.pack.area import shrink
 from rsrnet.data.pack.layout import PackConfig
+from rsrnet.data.pack.report import PackReport
 from rsrnet.data.pack.storage import Storage
-from rsrnet.data.pack.write import PackReport, pack
+from rsrnet.data.pack.write import pack
 from rsrnet.data.sampler import ShardedBatches
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 
@@ -318,6 +319,16 @@ class TestPacking:
         assert {file: file.stat().st_mtime_ns for file in whole} == whole
         assert files_of(out) == files_of(packed)
 
+    def test_writes_a_shard_again_that_was_damaged_meanwhile(
+        self, photographs: Path, packed: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        with pytest.raises(InterruptionError):
+            pack(photographs, str(out), LOSSLESS, processes=1, progress=interrupted_after(39))
+        damage(out / "le50_train/00000.parquet")
+        assert pack(photographs, str(out), LOSSLESS, processes=1).reused == 1
+        assert files_of(out) == files_of(packed)
+
     def test_gives_the_same_bytes_with_several_processes(
         self, photographs: Path, packed: Path, tmp_path: Path
     ) -> None:
@@ -404,6 +415,14 @@ class TestBadImages:
         assert [image.name in reason for reason in report.skipped] == [True]
         assert len(read_list(out, "le50_test.txt")) == 4
         assert pack(root, str(out), LOSSLESS, skip_bad=True, processes=1).skipped == report.skipped
+
+    def test_that_are_a_whole_list_cannot_be_left_out(
+        self, spoilt: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        root, image = spoilt
+        (root / "mine.txt").write_text(str(image.relative_to(root)))
+        with pytest.raises(DataError, match=r"mine\.txt: none of its composites can be read"):
+            pack(root, str(tmp_path / "out"), LOSSLESS, ["le50_train.txt", "mine.txt"], skip_bad=True)
 
     def test_that_are_missing_are_named_before_anything_is_written(
         self, spoilt: tuple[Path, Path], tmp_path: Path
