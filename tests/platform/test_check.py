@@ -155,7 +155,7 @@ def program(root: Path, *options: str) -> list[str]:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_check_goes_on_where_it_was(tmp_path: Path, how: signal.Signals) -> None:
-    root = write(tmp_path / "dataset", size=(1200, 1200), train=60)
+    root = write(tmp_path / "dataset", size=(1200, 1200), train=120)
     broken = root / "Sample/masks/strain-050_1.png"
     content = broken.read_bytes()
     broken.unlink()
@@ -186,10 +186,10 @@ def test_a_killed_check_goes_on_where_it_was(tmp_path: Path, how: signal.Signals
     remembered = memory.read_bytes().count(b"\n") - 1
     done = subprocess.run(program(root, "--json"), capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
-    assert report["files"]["checked"] == 192
-    assert 16 <= remembered < 192
+    assert report["files"]["checked"] == 372
+    assert 16 <= remembered < 372
     # The line that was being written when the check was killed may be cut short.
-    assert 192 - remembered <= report["files"]["decoded"] <= 192 - remembered + 1
+    assert 372 - remembered <= report["files"]["decoded"] <= 372 - remembered + 1
     assert [(found["kind"], found["file"]) for found in report["findings"]] == [
         ("undecodable_mask", "Sample/masks/strain-050_1.png")
     ]

@@ -50,6 +50,14 @@ def test_job_that_does_not_fit_hears_what_there_is(
         check_resources(config, tuple(nodes), "here")
 
 
+@pytest.fixture(autouse=True)
+def _unconnected() -> None:
+    """A connection that another test made would be used, whatever the configuration says."""
+    import ray
+
+    ray.shutdown()
+
+
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:", ":6379"])
 def test_address_of_another_kind_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="host:port"):
