@@ -215,9 +215,9 @@ def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
     outcome = report.Outcome(
         job.name, begun.subject.uri, usable, slices, scored, tables.sheets(slices, scored, job.data.size)
     )
-    report.write(outcome, rows, begun.results)
     if job.pictures:
         _draw_examples(begun, outcome)
+    report.write(outcome, rows, begun.results)
     begun.tracker.log_epoch(0, report.metrics(outcome))
     publish(begun, outcome.sheets)
 

@@ -75,9 +75,9 @@ def _iterate(begun: evaluate.Session[spec.IterationsJob], trained: int) -> None:
         exits=[early_exit(lists, tolerance, trained) for tolerance in job.tolerances],
         times=times,
     )
-    report.write(outcome, rows, begun.results)
     if job.pictures:
         _draw_strips(begun, outcome)
+    report.write(outcome, rows, begun.results)
     begun.tracker.log_epochs(report.metrics(outcome))
     evaluate.publish(begun, report.sheets(outcome))
     for sentence in report.sentences(outcome):

@@ -36,9 +36,9 @@ def _corrupt(begun: evaluate.Session[spec.RobustnessJob]) -> None:
     rows = evaluate.score(begun, evaluate.measuring(job, kind=RobustnessEvaluator, native=False))
     usable = evaluate.usable_rows(rows, begun.composites, job.data.on_bad_image)
     outcome = report.Outcome(job.name, begun.subject.uri, job.data.size, usable)
-    report.write(outcome, rows, begun.results)
     if job.pictures:
         _draw_sheets(begun, outcome)
+    report.write(outcome, rows, begun.results)
     begun.tracker.log_epochs(report.metrics(outcome))
     evaluate.publish(begun, report.sheets(outcome))
     for sentence in report.sentences(outcome):

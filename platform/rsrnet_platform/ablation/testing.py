@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,7 @@ from rsrnet.data.naming import Composite
 from rsrnet.evaluation.measure import Row
 from rsrnet_platform import pool
 from rsrnet_platform.cluster import Cluster
-from rsrnet_platform.evaluation.scoring import Measuring, Model, evaluator
-from rsrnet_platform.files import whole
+from rsrnet_platform.evaluation.scoring import Measuring, Model, evaluator, keep_rows, read_rows
 
 
 def score_models(
@@ -41,15 +39,14 @@ def score_models(
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {number: folder / f"{model.name}.json" for number, model in models.items()}
-    found = {number: rows for number, file in files.items() if (rows := _read(file)) is not None}
+    found = {number: rows for number, file in files.items() if (rows := read_rows(file)) is not None}
     progress(len(found))
     left = [number for number in models if number not in found]
     make = partial(_scorer, measuring, composites, place.use_gpu, place.cpus_per_worker)
     for position, rows in pool.deal(place, make, [models[number] for number in left], max_failures):
         number = left[position]
         found[number] = rows
-        if all(row["error"] is None for row in rows):  # what cannot be read now may be mended
-            whole(files[number], partial(_write, rows))
+        keep_rows(rows, files[number])
         progress(len(found))
     return found
 
@@ -59,14 +56,3 @@ def _scorer(
 ) -> Callable[[Path], list[Row]]:
     """What one worker does with a model."""
     return lambda model: evaluator(Model(str(model), ""), measuring, use_gpu, cpus)(composites)
-
-
-def _read(path: Path) -> list[Row] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not there, or damaged: the model is tested again
-        return None
-
-
-def _write(rows: list[Row], path: Path) -> None:
-    path.write_text(json.dumps(rows), encoding="utf-8")

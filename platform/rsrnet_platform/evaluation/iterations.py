@@ -22,7 +22,7 @@ from rsrnet.evaluation.iterations import CHANGES, COLUMNS, PHOTOGRAPH, Exit
 from rsrnet.evaluation.measure import Row
 from rsrnet.evaluation.published import Scores
 from rsrnet.evaluation.uncertainty import standard_error
-from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table
+from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table, pictures_in
 from rsrnet_platform.evaluation.tables import METRICS, texts, with_error
 from rsrnet_platform.files import whole
 from rsrnet_platform.pictures import Pictures, pixels, planes
@@ -108,7 +108,7 @@ def write(outcome: Outcome, every_row: Sequence[Row], folder: Path) -> None:
     draw(outcome, folder / FIGURE)
     parts = [f"# Iterations {outcome.name}", f"Model: `{outcome.model}`.", *sentences(outcome)]
     parts += [sheet.markdown() for sheet in sheets(outcome)]
-    parts += [f"![Scores, change and early exit]({FIGURE})", f"Every image: [{IMAGES}]({IMAGES})."]
+    parts += [f"Every image: [{IMAGES}]({IMAGES}).", *pictures_in(folder, FIGURE)]
     whole(folder / REPORT, lambda path: path.write_text("\n\n".join(parts) + "\n", encoding="utf-8"))
 
 

@@ -60,10 +60,15 @@ def write(outcome: Outcome, every_row: Sequence[Row], folder: Path) -> None:
     table = _table(outcome.rows, outcome.settings)
     save(failures_figure.draw(table), folder / FAILURES)
     whole(folder / BINS, partial(write_csv, failures.slices(table)))
-    parts.append(
-        f"![Where it fails]({FAILURES})\n\nIts numbers: [{BINS}]({BINS}). Every image: [{IMAGES}]({IMAGES})."
-    )
+    parts.append(f"Every image: [{IMAGES}]({IMAGES}). Numbers of the first picture: [{BINS}]({BINS}).")
+    parts += pictures_in(folder, FAILURES)
     whole(folder / REPORT, lambda path: path.write_text("\n\n".join(parts) + "\n", encoding="utf-8"))
+
+
+def pictures_in(folder: Path, first: str) -> list[str]:
+    """Every picture of a report in Markdown, one of them first."""
+    names = sorted((path.name for path in folder.glob("*.png")), key=lambda name: (name != first, name))
+    return [f"![{Path(name).stem}]({name})" for name in names]
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:

@@ -23,7 +23,7 @@ from rsrnet.evaluation.measure import Row
 from rsrnet.evaluation.published import Scores
 from rsrnet.evaluation.robustness import COLUMNS, Curve, column, corrupted, curve
 from rsrnet_platform.evaluation import tables
-from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table
+from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table, pictures_in
 from rsrnet_platform.files import whole
 from rsrnet_platform.pictures import Pictures, pixels, planes
 from rsrnet_platform.sheet import Sheet
@@ -92,7 +92,7 @@ def write(outcome: Outcome, every_row: Sequence[Row], folder: Path) -> None:
     draw(outcome, folder / FIGURE)
     parts = [f"# Robustness {outcome.name}", f"Model: `{outcome.model}`.", *sentences(outcome)]
     parts += [sheet.markdown() for sheet in sheets(outcome)]
-    parts += [f"![Scores under every corruption]({FIGURE})", f"Every image: [{IMAGES}]({IMAGES})."]
+    parts += [f"Every image: [{IMAGES}]({IMAGES}).", *pictures_in(folder, FIGURE)]
     whole(folder / REPORT, lambda path: path.write_text("\n\n".join(parts) + "\n", encoding="utf-8"))
 
 

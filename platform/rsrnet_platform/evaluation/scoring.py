@@ -76,14 +76,13 @@ def score(
     size = measuring.batch_size * BATCHES_A_TASK
     tasks = [composites[start : start + size] for start in range(0, len(composites), size)]
     parts.mkdir(parents=True, exist_ok=True)
-    rows = {number: _read(parts / f"{number:06d}.json") for number in range(len(tasks))}
+    rows = {number: read_rows(parts / f"{number:06d}.json") for number in range(len(tasks))}
     left = [number for number in range(len(tasks)) if rows[number] is None]
     progress(sum(len(done) for done in rows.values() if done))
     make = partial(evaluator, model, measuring, place.use_gpu, place.cpus_per_worker)
     for position, done in pool.deal(place, make, [tasks[number] for number in left], max_failures):
         rows[left[position]] = done
-        if all(row["error"] is None for row in done):  # what cannot be read now may be mended
-            _write(done, parts / f"{left[position]:06d}.json")
+        keep_rows(done, parts / f"{left[position]:06d}.json")
         progress(sum(len(done) for done in rows.values() if done))
     return [row for number in range(len(tasks)) for row in rows[number] or []]
 
@@ -104,12 +103,15 @@ def evaluator(model: Model, measuring: Measuring, use_gpu: bool, cpus: int) -> E
     return measuring.kind(network, measuring.root, device=device, **how, **measuring.options)
 
 
-def _read(path: Path) -> list[Row] | None:
+def read_rows(path: Path) -> list[Row] | None:
+    """The rows that a file keeps; None if it is not there, or damaged: those images are scored again."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not there, or damaged: those images are scored again
+    except (FileNotFoundError, ValueError):
         return None
 
 
-def _write(rows: list[Row], path: Path) -> None:
-    whole(path, lambda partial: partial.write_text(json.dumps(rows), encoding="utf-8"))
+def keep_rows(rows: list[Row], path: Path) -> None:
+    """Keep rows for a job that is started again, unless there are errors among them: those may be mended."""
+    if all(row["error"] is None for row in rows):
+        whole(path, lambda partial: partial.write_text(json.dumps(rows), encoding="utf-8"))
