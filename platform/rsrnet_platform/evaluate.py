@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from rsrnet.data.config import DataConfig
 from rsrnet_platform import cluster, provenance, runs, spec
+from rsrnet_platform.errors import UserError
 from rsrnet_platform.lookup import pin, resolve
 from rsrnet_platform.runs import Data
 from rsrnet_platform.store import prepare, probe, resolve_uri
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from rsrnet_platform.sheet import Sheet
 
 JobT = TypeVar("JobT", bound=spec.ScoringJob)
+
+WIDTH = 100
+"""Characters of the widest table."""
 
 RESULTS = "evaluation"
 """Folder of the results, in that of the attempt and among the artifacts of the MLflow run."""
@@ -172,7 +176,8 @@ def images_of(data: DataConfig, split: str, seed: int) -> tuple[Sequence[Composi
         composites = read_list(data.root, data.test, data.subsets)
         try:
             training = read_list(data.root, data.train, data.subsets)
-        except DataError:  # of a dataset that is only tested on
+        except DataError as error:  # a dataset that is only tested on has no such list
+            console.print(f"No leak-free slices: {error}.")
             training = []
     else:
         both = read_train_val(data, seed)
@@ -189,9 +194,18 @@ def begin(
     *,
     fresh: bool,
 ) -> None:
-    """Go on with a killed attempt at the same evaluation, or begin one."""
+    """Go on with a killed attempt at the same evaluation, or begin one.
+
+    Raises:
+        UserError: if the name is that of a job of another kind, whose run would be lost.
+    """
     from rsrnet.data.lists import fingerprint
 
+    other = folder.state.settings.get("kind", job.kind)
+    if other != job.kind:
+        raise UserError(
+            f"{folder.folder} holds the run of a job of kind {other}. Give this job, of kind {job.kind}, another name."
+        )
     identity = fingerprint(job.data.root, composites)
     data = Data(identity, identity, 0, len(composites), [])
     killed = folder.state.status == "running"
@@ -225,7 +239,7 @@ def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
 def publish(begun: Session[Any], sheets: Sequence[Sheet]) -> None:
     """Copy the results into MLflow, and show the tables."""
     begun.tracker.log_folder(begun.results, RESULTS)
-    out = Console(highlight=False)
+    out = Console(highlight=False, width=max(WIDTH, Console().width))
     for sheet in sheets:
         out.print(sheet.for_terminal())
     console.print(f"Scores of every image, tables and pictures: {begun.results}")

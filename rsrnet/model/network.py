@@ -133,9 +133,9 @@ class RSRNet(nn.Module):
             raise IterationsError(
                 "a network without RSR module (reasoning: none) has no iterations to choose"
             )
-        if iterations is not None and iterations < 1:
+        if iterations is not None and (type(iterations) is not int or iterations < 1):
             raise IterationsError(f"iterations = {iterations}: a whole number, at least 1")
-        if tolerance is not None and not 0 <= tolerance < 1:
+        if tolerance is not None and not (isinstance(tolerance, int | float) and 0 <= tolerance < 1):
             raise IterationsError(f"tolerance = {tolerance}: a number from 0 to below 1, or None")
         if tolerance is not None and self.training:
             raise IterationsError("early exit is for evaluation: call eval() first, or leave tolerance out")

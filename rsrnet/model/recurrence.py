@@ -91,6 +91,7 @@ def unroll(
     """Iterate, and leave an image alone from the iteration on that moved its mask by no more than a tolerance.
 
     Images that stand still leave the batch, so each is computed as if it were alone, and the others run on faster.
+    The first iteration counts too: an image whose first mask is as empty as M^0 is done with it.
 
     Args:
         state: before the first iteration.

@@ -24,6 +24,7 @@ from rsrnet.evaluation.measure import Evaluator
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 from rsrnet_platform import evaluate, spec
+from rsrnet_platform.errors import UserError
 from rsrnet_platform.lookup import RegistryError
 from rsrnet_platform.store import open_client, resolve_uri
 
@@ -242,3 +243,21 @@ def test_damaged_image_stops_or_is_skipped_by_name(
     assert [error is None for error in errors] == [True, True, False, True, True]
     slices = json.loads((results(job) / "summary.json").read_text())["slices"]
     assert slices[-1]["images"] == 4
+
+
+def test_run_of_another_kind_is_left_alone(make: MakeJob) -> None:
+    job = make()
+    state = Path(job.storage) / job.name / "state.json"
+    evaluate.run(job, fresh=False)
+    before = json.loads(state.read_text())
+    before["settings"]["kind"] = "train"
+    state.write_text(json.dumps(before))
+    for fresh in (False, True):
+        with pytest.raises(UserError, match=r"run of a job of kind train\. .*another name"):
+            evaluate.run(job, fresh=fresh)
+    assert json.loads(state.read_text()) == before
+
+
+def test_missing_training_list_is_told(make: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.run(make(data={"train": "typo.txt"}), fresh=False)
+    assert "No leak-free slices: there is no list" in capsys.readouterr().err

@@ -149,7 +149,9 @@ class Manifest:
                 values["index_bytes"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{where}/{MANIFEST}: damaged ({error!r}); pack the dataset again") from error
+            raise DataError(
+                f"{where}/{MANIFEST}: damaged ({error!r}); pack the dataset again, into another folder"
+            ) from error
 
 
 def versioned(file: str, text: bytes) -> dict[str, Any]:
@@ -162,7 +164,9 @@ def versioned(file: str, text: bytes) -> dict[str, Any]:
         values = json.loads(text)
         version = values["rsrnet-pack"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not a file of a pack, or damaged; pack the dataset again") from error
+        raise DataError(
+            f"{file}: not a file of a pack, or damaged; pack the dataset again, into another folder"
+        ) from error
     if version != VERSION:
         raise DataError(
             f"{file}: a pack of version {version}, but this rsrnet reads version {VERSION}; take the rsrnet that"
