@@ -166,6 +166,8 @@ def test_a_killed_check_goes_on_where_it_was(tmp_path: Path, how: signal.Signals
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # A shell that runs the tests in the background ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not memory.exists() or memory.read_bytes().count(b"\n") < 17:

@@ -56,10 +56,16 @@ def undecodable(
 
 
 def sizes(composites: Sequence[Composite], facts: Mapping[str, Facts]) -> Iterator[Finding]:
-    """Find composites whose mask has another size, and say whether only the orientation differs."""
+    """Find composites whose mask has another size, or perhaps another orientation."""
     for composite in composites:
         image, mask = usable(facts.get(composite.path)), usable(facts.get(composite.mask_path))
-        if image is None or mask is None or image.size == mask.size:
+        if image is None or mask is None:
+            continue
+        if image.size == mask.size:
+            if image.orientation != mask.orientation and image.stored_size == mask.stored_size:
+                # Nothing in the files tells whether the mask was drawn on the picture as stored, or as shown.
+                reason = f"their EXIF orientations are {image.orientation} and {mask.orientation}; compare them by eye"
+                yield Finding("unclear_orientation", composite.path, reason)
             continue
         reason = "{} x {}, its mask {} x {} pixels".format(*image.size, *mask.size)
         if image.stored_size == mask.stored_size:

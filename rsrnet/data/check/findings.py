@@ -48,6 +48,9 @@ KINDS = {
     "undecodable_mask": Kind("error", "masks that cannot be decoded"),
     "other_size": Kind("error", "composites whose mask has another size"),
     "other_orientation": Kind("error", "composites whose mask differs in size by the orientation only"),
+    "unclear_orientation": Kind(
+        "warning", "composites turned by EXIF, their masks not, of the same size either way"
+    ),
     "mask_empty": Kind("error", "masks without foreground"),
     "mask_full": Kind("error", "masks without background"),
     "mask_over_half": Kind("warning", "masks with more than half of the image as foreground"),

@@ -114,9 +114,9 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def turned(root: Path) -> None:
+def turned(root: Path, orientation: int = 6) -> None:
     exif = Image.Exif()
-    exif[ORIENTATION] = 6
+    exif[ORIENTATION] = orientation
     Image.new("RGB", SIZE).save(root / line(FIRST), exif=exif)
 
 
@@ -205,6 +205,11 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]], str]] 
         turned,
         [("other_orientation", line(FIRST))],
         "30 x 40, its mask 40 x 30 pixels; their EXIF orientations are 6 and 1, without which both sizes are equal",
+    ),
+    "a composite upside down by EXIF, its mask not": (
+        lambda root: turned(root, 3),
+        [("unclear_orientation", line(FIRST))],
+        "their EXIF orientations are 3 and 1",
     ),
     "a mask on its side": (
         lambda root: mask().transpose(Image.Transpose.ROTATE_90).save(root / mask_of("c2_20_1")),
