@@ -16,7 +16,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from rsrnet.config import require
-from rsrnet_platform.errors import UserError
+from rsrnet_platform.errors import UserError, causes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -239,19 +239,13 @@ def _reason(uri: str, error: Exception) -> str:
     from requests.exceptions import ConnectionError as NoConnection
     from requests.exceptions import Timeout
 
-    causes = list(_causes(error))
-    if any(isinstance(cause, NoConnection | Timeout) for cause in causes):
+    chain = list(causes(error))
+    if any(isinstance(cause, NoConnection | Timeout) for cause in chain):
         return (
-            f"no MLflow server answers at {uri} ({causes[-1]}). Start one with `mlflow server "
+            f"no MLflow server answers at {uri} ({chain[-1]}). Start one with `mlflow server "
             "--backend-store-uri sqlite:///mlflow.db`, or set tracking.uri to a path such as runs/mlflow.db"
         )
     return shorten(str(error), 300)  # without the page that a web server may have answered with
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 @contextmanager

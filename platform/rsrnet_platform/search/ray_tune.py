@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import Cluster
-from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.errors import causes, is_user_error
 from rsrnet_platform.search import schedulers
 from rsrnet_platform.search.ledger import Ledger
 from rsrnet_platform.search.schedulers import INDEX
@@ -100,7 +100,7 @@ def run(
         tuner.fit()
     except tune.TuneError as error:
         # What the ledger raises comes wrapped, with tracebacks in its text.
-        raise next(filter(is_user_error, _causes(error)), error) from None
+        raise next(filter(is_user_error, causes(error)), error) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -158,12 +158,6 @@ class _Listener(_NotKept, tune.Callback):
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._ledger.begin(trial.config[INDEX], trial.config[POINT])  # it may have died before it started
         self._ledger.end(trial.config[INDEX], error=_reason(trial))
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _reason(trial: Any) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from rsrnet.data.decode import read_mask, read_rgb
+from rsrnet.data.decode import FOREGROUND, read_mask, read_rgb
 from rsrnet.data.errors import DecodeError, ReadError
 
 
@@ -67,7 +67,7 @@ def look(root: Path, file: File) -> Facts:
             return Facts(picture.size, picture.orientation)
         picture = read_mask(root / file.path)
         grey = np.asarray(picture.pixels)
-        foreground = int(np.count_nonzero(grey >= 128))
+        foreground = int(np.count_nonzero(grey >= FOREGROUND))
         return Facts(picture.size, picture.orientation, foreground, int(grey.max()))
     except DecodeError as error:
         return Facts(error=str(error), passing=isinstance(error, ReadError))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rsrnet.data.decode import FOREGROUND
 from rsrnet.data.errors import BadDataError
 from rsrnet.data.folder import Folder
 from rsrnet.data.inspection import BadImage
@@ -69,7 +70,7 @@ def encode(folder: Folder, config: PackConfig, composite: Composite) -> Row:
         k=composite.k,
         width=image.width,
         height=image.height,
-        area_fraction=np.count_nonzero(grey >= 128) / grey.size,
+        area_fraction=np.count_nonzero(grey >= FOREGROUND) / grey.size,
         sha256=checksum(encoded_image, encoded_mask),
         image=encoded_image,
         mask=encoded_mask,
