@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsrnet.localizer import Localizer
+    from rsrnet.localizer import Finding, Localizer
     from rsrnet.loss_config import LossConfig
     from rsrnet.losses import RSRNetLoss
     from rsrnet.model.config import RSRNetConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Finding": "rsrnet.localizer",
     "FitConfig": "rsrnet.recipe",
     "Localizer": "rsrnet.localizer",
     "LossConfig": "rsrnet.loss_config",
@@ -29,7 +30,16 @@ _HOME = {
     "RSRNetOutput": "rsrnet.model.network",
 }
 
-__all__ = ["FitConfig", "Localizer", "LossConfig", "RSRNet", "RSRNetConfig", "RSRNetLoss", "RSRNetOutput"]
+__all__ = [
+    "Finding",
+    "FitConfig",
+    "Localizer",
+    "LossConfig",
+    "RSRNet",
+    "RSRNetConfig",
+    "RSRNetLoss",
+    "RSRNetOutput",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rsrnet.detection import Detection
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 
@@ -47,6 +48,9 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of that epoch."""
 
+    detection: Detection | None = None
+    """The threshold that tells composites from photographs, once it was chosen."""
+
 
 def save(folder: Path, model: RSRNet, card: ModelCard, training: dict[str, Any] | None = None) -> None:
     """Write a checkpoint folder; every file appears whole or not at all.
@@ -62,6 +66,11 @@ def save(folder: Path, model: RSRNet, card: ModelCard, training: dict[str, Any] 
     _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
     if training is not None:
         _replace(folder / TRAINING, lambda path: torch.save(training, path))
+    write_card(folder, card)
+
+
+def write_card(folder: Path, card: ModelCard) -> None:
+    """Write ``config.json`` of a checkpoint folder, or replace it."""
     text = json.dumps({"format": FORMAT, **asdict(card)}, indent=2)
     _replace(folder / CONFIG, lambda path: path.write_text(text))
 
@@ -92,6 +101,8 @@ def read_card(folder: str | Path) -> ModelCard:
             raise ValueError(f"its format is above {FORMAT}")
         model = values.pop("model")
         model["scales"] = tuple(model["scales"])
+        if values.get("detection") is not None:
+            values["detection"] = Detection(**values["detection"])
         return ModelCard(model=RSRNetConfig(**model), **values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged, or of a newer release of rsrnet ({error})") from error

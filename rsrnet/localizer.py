@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from os import PathLike
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TypeAlias, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch import Tensor
 from rsrnet import checkpoint
 from rsrnet.data.decode import read_rgb
 from rsrnet.data.errors import DecodeError
-from rsrnet.data.transforms import resize_image
+from rsrnet.detection import score
+from rsrnet.views import Views
 
 ImageLike: TypeAlias = Image.Image | NDArray[np.uint8] | str | PathLike[str]
 """A PIL image, an array (H, W, 3) or (H, W) of uint8, or the path of an image file."""
@@ -26,6 +27,20 @@ ImageLike: TypeAlias = Image.Image | NDArray[np.uint8] | str | PathLike[str]
 
 class ImageError(ValueError):
     """Raised when something given as an image is none."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a model says of one image."""
+
+    mask: NDArray[np.float32]
+    """M_fnl at the image's own size, (H, W) in [0, 1], 1 = inharmonious."""
+
+    score: float
+    """How sure the model is that there is an inharmonious region at all, see :mod:`rsrnet.detection`."""
+
+    inharmonious: bool | None
+    """Whether the score reaches the model's threshold; None where the model has none."""
 
 
 class Localizer:
@@ -39,9 +54,13 @@ class Localizer:
         iterations: K, where it shall differ from the one that the network was trained with.
         tolerance: early exit: an image is done with the iteration that moves its mask by no more than this in any
             pixel of the module's resolution, such as 0.1. None: K iterations for every image.
+        flip: average each mask with that of the mirrored image; twice the time.
+        window: side of a sliding window in pixels of the image, for images that are larger, see
+            :class:`rsrnet.views.Views`. None: the whole image alone, as in the paper.
 
     Raises:
         CheckpointError: if ``source`` is no checkpoint.
+        ValueError: if ``window`` is below 1.
         IterationsError: if its network cannot follow ``iterations`` or ``tolerance``.
 
     Example:
@@ -55,7 +74,11 @@ class Localizer:
         batch_size: int = 8,
         iterations: int | None = None,
         tolerance: float | None = None,
+        flip: bool = False,
+        window: int | None = None,
     ) -> None:
+        if window is not None and window < 1:
+            raise ValueError(f"window = {window}: pixels, at least 1")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         folder = resolve(source)
@@ -65,6 +88,8 @@ class Localizer:
         self.batch_size = batch_size
         self.iterations = iterations
         self.tolerance = tolerance
+        self.flip = flip
+        self.views = Views(self.card.size, window)
         self.model.check(iterations, tolerance)
 
     @overload
@@ -88,22 +113,55 @@ class Localizer:
             ImageError: if an image cannot be read, naming it.
         """
         if isinstance(images, (list, tuple)):
-            starts = range(0, len(images), self.batch_size)
-            return [
-                mask for start in starts for mask in self._localize(images[start : start + self.batch_size])
-            ]
-        return self._localize([images])[0]
+            return [finding.mask for finding in self.examine(images)]
+        return self.examine([images])[0].mask
+
+    def examine(self, images: Sequence[ImageLike]) -> list[Finding]:
+        """Localize images, and say of each whether there is anything to localize.
+
+        Args:
+            images: their sizes may differ.
+
+        Raises:
+            ImageError: if an image cannot be read, naming it.
+        """
+        starts = range(0, len(images), self.batch_size)
+        return [found for start in starts for found in self._examine(images[start : start + self.batch_size])]
 
     @torch.inference_mode()
-    def _localize(self, images: Sequence[ImageLike]) -> list[NDArray[np.float32]]:
-        """Localize one batch; every image is brought to the size the model was trained on."""
+    def masks(self, inputs: Tensor) -> Tensor:
+        """The masks of inputs of the network, such as :class:`rsrnet.views.Views` makes them.
+
+        Args:
+            inputs: (N, 3, S, S) float32 in [0, 1].
+
+        Returns:
+            M_fnl, (N, 1, S, S) float32 in [0, 1], on the CPU.
+        """
+        parts = [self._fnl(batch.to(self.device)).cpu() for batch in inputs.split(self.batch_size)]
+        return torch.cat(parts) if parts else inputs[:, :1]
+
+    def _fnl(self, batch: Tensor) -> Tensor:
+        mask = self.model(batch, self.iterations, self.tolerance).m_fnl
+        if self.flip:
+            mirrored = self.model(batch.flip(-1), self.iterations, self.tolerance).m_fnl.flip(-1)
+            mask = (mask + mirrored) / 2
+        return mask
+
+    def _examine(self, images: Sequence[ImageLike]) -> list[Finding]:
         pixels = [read_image(image) for image in images]
-        batch = torch.stack([resize_image(_to_tensor(image), self.card.size) for image in pixels])
-        masks = self.model(batch.to(self.device), self.iterations, self.tolerance).m_fnl.cpu()
-        return [
-            F.interpolate(mask[None], image.shape[:2], mode="bilinear", align_corners=False)[0, 0].numpy()
-            for mask, image in zip(masks, pixels, strict=True)
-        ]
+        views = [self.views.split(image) for image in pixels]
+        masks = self.masks(torch.cat(views)).split([len(each) for each in views])
+        return [self._finding(mask, *image.shape[:2]) for mask, image in zip(masks, pixels, strict=True)]
+
+    def _finding(self, masks: Tensor, height: int, width: int) -> Finding:
+        sure = float(score(masks[:1]))
+        detection = self.card.detection
+        return Finding(
+            self.views.join(masks, height, width),
+            sure,
+            None if detection is None else sure >= detection.threshold,
+        )
 
 
 def resolve(source: str | Path) -> Path:
@@ -149,8 +207,3 @@ def _rgb_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ImageError(f"an array must have shape (H, W, 3) or (H, W), not {image.shape}")
     return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
-
-
-def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Map (H, W, 3) to (3, H, W)."""
-    return torch.tensor(image).permute(2, 0, 1)

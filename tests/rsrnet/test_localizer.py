@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from rsrnet import Localizer, checkpoint
 from rsrnet.data.transforms import resize_image
+from rsrnet.detection import Detection
 from rsrnet.localizer import ImageError
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
@@ -149,3 +151,34 @@ def test_what_is_no_checkpoint_is_named(tmp_path) -> None:
         Localizer(tmp_path)
     with pytest.raises(checkpoint.CheckpointError, match=r"nothing installed knows `cards:` models"):
         Localizer("cards:/rsrnet/1")
+
+
+def test_flip_averages_with_the_mirrored_image(localizer, tmp_path) -> None:
+    image = picture(32, 32)
+    flipping = Localizer(tmp_path / "model", device="cpu", flip=True)
+    both = (localizer(image) + localizer(image[:, ::-1].copy())[:, ::-1]) / 2
+    np.testing.assert_allclose(flipping(image), both, atol=1e-5)
+    np.testing.assert_allclose(flipping(image[:, ::-1].copy()), flipping(image)[:, ::-1], atol=1e-5)
+
+
+def test_window_changes_large_images_only(localizer, tmp_path) -> None:
+    windowed = Localizer(tmp_path / "model", device="cpu", batch_size=2, window=40)
+    small, large = picture(30, 40), picture(90, 50)
+    np.testing.assert_array_equal(windowed(small), localizer(small))
+    assert np.abs(windowed(large) - localizer(large)).max() > 1e-4
+    assert windowed.examine([large])[0].score == pytest.approx(localizer.examine([large])[0].score, abs=1e-6)
+    with pytest.raises(ValueError, match="window = 0"):
+        Localizer(tmp_path / "model", window=0)
+
+
+def test_finding_has_a_score_and_the_model_s_verdict(localizer, tmp_path) -> None:
+    image = picture(32, 32)
+    (found,) = localizer.examine([image])
+    assert found.score == pytest.approx(np.sort(found.mask.ravel())[-10:].mean(), abs=1e-6)
+    assert found.inharmonious is None
+    for threshold, verdict in ((found.score - 0.01, True), (found.score + 0.01, False)):
+        detection = Detection(threshold, 0.9, 0.8, 0.1, 5, 5)
+        checkpoint.write_card(tmp_path / "model", replace(localizer.card, detection=detection))
+        again = Localizer(tmp_path / "model", device="cpu")
+        assert again.card.detection == detection
+        assert again.examine([image])[0].inharmonious is verdict
