@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "cluster.",
     "concurrent",
     "data.loader_processes",
+    "data.photographs",
     "data.root",
     "description",
     "refit",

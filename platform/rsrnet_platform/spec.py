@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from rsrnet.config import Problem
+from rsrnet.data.config import DataConfig
 from rsrnet.uris import is_uri
 from rsrnet_platform import strict_yaml
 from rsrnet_platform.checking import build
@@ -168,11 +169,11 @@ def _with_absolute_paths(job: Job) -> Job:
         return replace(
             job,
             model=_absolute(job.model),
-            data=replace(job.data, root=_absolute(job.data.root)),
+            data=_absolute_data(job.data),
             storage=_absolute(job.storage),
         )
     changes: dict[str, Any] = {
-        "data": replace(job.data, root=_absolute(job.data.root)),
+        "data": _absolute_data(job.data),
         "fit": replace(job.fit, encoder_weights=_absolute_weights(job.fit.encoder_weights)),
         "storage": _absolute(job.storage),
     }
@@ -181,6 +182,11 @@ def _with_absolute_paths(job: Job) -> Job:
         weights = {kind: [_absolute_weights(value) for value in values]}
         changes["space"] = job.space | {"fit.encoder_weights": weights}
     return replace(job, **changes)
+
+
+def _absolute_data(data: DataConfig) -> DataConfig:
+    photographs = None if data.photographs is None else _absolute(data.photographs)
+    return replace(data, root=_absolute(data.root), photographs=photographs)
 
 
 def _absolute_weights(weights: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsrnet_platform import cluster, preflight, provenance, registry, runs, spec
+from rsrnet_platform.calibration import calibrate
 from rsrnet_platform.progress import follow
 from rsrnet_platform.runs import Data
 from rsrnet_platform.store import prepare, probe
@@ -13,6 +15,7 @@ from rsrnet_platform.terminal import console
 from rsrnet_platform.tracking import Tracker
 
 if TYPE_CHECKING:
+    from rsrnet.data.naming import Composite
     from rsrnet_platform.worker import Task
 
 
@@ -44,11 +47,13 @@ def run(job: spec.TrainJob, *, fresh: bool) -> None:
                 Tracker.give_up(uri, job.tracking, folder.state.attempt_id)
             folder.begin(job, data, fresh=fresh)
             console.print(f"Training {job.name} with {place}: {data.train} images, {data.val} to validate.")
-            _train(job, folder, uri, place)
+            _train(job, folder, split.val, uri, place)
 
 
-def _train(job: spec.TrainJob, folder: runs.Run, uri: str, place: cluster.Cluster) -> None:
-    """Track, train, register."""
+def _train(
+    job: spec.TrainJob, folder: runs.Run, val: Sequence[Composite], uri: str, place: cluster.Cluster
+) -> None:
+    """Track, train, choose the score's threshold, register."""
     from rsrnet.checkpoint import read_card
     from rsrnet_platform.worker import Task
 
@@ -71,6 +76,7 @@ def _train(job: spec.TrainJob, folder: runs.Run, uri: str, place: cluster.Cluste
             best = _fit(task, folder, place)
         card = read_card(best)
         console.print(f"Best epoch: {card.epoch}, validation IoU {card.metrics['val/iou']:.3f}.")
+        calibrate(best, job, [each for each in val if each.path not in task.skipped], place)
         model_uri = None
         if job.tracking.model is not None:
             version = registry.register(

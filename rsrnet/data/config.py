@@ -11,6 +11,7 @@ from typing import Literal
 from rsrnet.config import require
 from rsrnet.data.errors import DataError
 from rsrnet.data.naming import SUBSETS, canonical_subset
+from rsrnet.uris import is_uri
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class DataConfig:
     root: str
     """Folder that holds the sub-datasets and the lists; or a pack of them (`rsrnet data pack`): folder or URI, and the
     lists below are those that were packed."""
+
+    photographs: str | None = None
+    """Folder in the published layout whose `real_images` teach a model's score what a photograph looks like; null:
+    `root`. A pack holds none."""
 
     train: str = "le50_train.txt"
     """List of training composites, relative to `root` or absolute (paper: foregrounds up to 50 %)."""
@@ -50,6 +55,10 @@ class DataConfig:
         require(
             self,
             root=(bool(self.root), "the path of a folder, or of a pack"),
+            photographs=(
+                self.photographs != "" and not is_uri(self.photographs or ""),
+                "the path of a folder, or null",
+            ),
             train=(bool(self.train), "the name of a list"),
             val=(self.val != "", "the name of a list, or null"),
             val_fraction=(0 < self.val_fraction < 1, "a number above 0 and below 1"),
