@@ -162,7 +162,7 @@ def _verdict(
         if math.isnan(score):
             return Verdict(False, "its val/iou is not a number", how="first")
         return Verdict(True, f"there was no other champion; val/iou {score:.4f}", how="first")
-    if champion.version == candidate.version:
+    if _number(champion) == _number(candidate):
         return Verdict(True, "it is the champion, set without rsrnet")
     if judge is None:
         return Verdict(False, f"it was not compared with the champion, version {champion.version}")
@@ -173,22 +173,23 @@ def _conclude(
     client: MlflowClient, held: Held, model: RegisteredModel, version: ModelVersion, verdict: Verdict
 ) -> None:
     """Record a verdict and, if it says so, make the version champion."""
-    number, before, reason = int(version.version), champion_number(model), verdict.reason
-    measured = {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}
-    for key, value in measured.items():
-        if value is not None:
-            client.set_model_version_tag(model.name, str(number), key, str(value))
-        elif key in version.tags:  # of an earlier decision
-            client.delete_model_version_tag(model.name, str(number), key)
-    if before == number:
-        # The process that made it champion was killed before it wrote this.
-        made = [event for event in history.read(model) if event.version == number]
-        before, reason = (made[-1].before, made[-1].reason) if made else (None, reason)
-    elif verdict.wins:
-        _move(client, held, model, number, verdict.how, reason)
+    name, number, before = model.name, version.version, champion_number(model)
+    if before == int(number):
+        # The process that made it champion was killed before it wrote down all of this.
+        made = [event for event in history.read(model) if event.version == before]
+        before, reason = (made[-1].before, made[-1].reason) if made else (None, verdict.reason)
+    else:
+        reason = verdict.reason
+        for key, value in {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}.items():
+            if value is not None:
+                client.set_model_version_tag(name, number, key, str(value))
+            elif key in version.tags:  # of an earlier decision
+                client.delete_model_version_tag(name, number, key)
+        if verdict.wins:
+            _move(client, held, model, int(number), verdict.how, reason)
     tags = {BEFORE: str(before or NOBODY), PROMOTED: str(verdict.wins).lower(), REASON: reason}
     for key, text in tags.items():  # the reason last: a version without it is decided on again
-        client.set_model_version_tag(model.name, str(number), key, text)
+        client.set_model_version_tag(name, number, key, text)
 
 
 def _move(

@@ -15,12 +15,16 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 
 from rsrnet import checkpoint
+from rsrnet.evaluation.columns import PAPERS
+from rsrnet.evaluation.summary import Slice
 from rsrnet.localizer import Localizer
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
-from rsrnet_platform.registry import RegistryError, Version, register, resolve
+from rsrnet_platform.promotion import Judge, Verdict
+from rsrnet_platform.registry import RegistryError, Version, add_test_scores, register, resolve
 from rsrnet_platform.store import TrackingConfig, TrackingError, open_client, prepare
 from rsrnet_platform.tracking import Tracker
 
@@ -76,9 +80,19 @@ def train(config: TrackingConfig, uri: str, make_checkpoint: Checkpoint) -> Trai
             TrackingConfig(uri=uri, model=model),
             metrics={"val/iou": iou, "train/loss": 1.5},
             tags={"dataset": "f00"},
+            job_yaml="kind: train\n",
+            judge=by_metric(iou),
         )
 
     return run
+
+
+def by_metric(iou: float) -> Judge:
+    def judge(champion: ModelVersion) -> Verdict:
+        theirs = float(champion.tags["val/iou"])
+        return Verdict(iou > theirs, f"{iou} beside {theirs}", iou - theirs, 0.0)
+
+    return judge
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +108,7 @@ def test_a_version_holds_code_safe_weights_and_nothing_pickled(version: Version,
     folder = resolve(version.uri, uri).parent
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"artifacts/model.safetensors", "artifacts/config.json", "code/rsrnet/localizer.py"} <= names
+    assert (folder / "job.yaml").read_text() == "kind: train\n"
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth", ".pyc"))]
 
 
@@ -135,7 +150,7 @@ def test_the_model_of_the_run_has_the_metrics_and_the_run_keeps_one_point_per_ep
 def test_the_better_of_two_runs_becomes_champion(train: Train, uri: str) -> None:
     first, worse, better = (train("ladder", iou) for iou in (0.5, 0.4, 0.6))
     assert [first.champion, worse.champion, better.champion] == [True, False, True]
-    assert worse.reason == "val/iou 0.4000 is not above 0.5000 of the champion, version 1"
+    assert worse.reason == "0.4 beside 0.5"
     assert resolve("models:/ladder@champion", uri) == resolve("models:/ladder/3", uri)
 
 
@@ -143,11 +158,12 @@ def test_a_finished_job_run_again_registers_nothing_new(
     train: Train, client: MlflowClient, uri: str, make_checkpoint: Checkpoint
 ) -> None:
     first = train("again", 0.5)
-    settings = {"metrics": {"val/iou": 0.5}, "tags": {}}
     config = TrackingConfig(uri=uri, model="again")
     run_id = run_of(client, first)
-    assert register(uri, run_id, make_checkpoint(0), config, **settings) == first  # type: ignore[arg-type]
-    longer = register(uri, run_id, make_checkpoint(1), config, metrics={"val/iou": 0.7}, tags={})
+    assert register(uri, run_id, make_checkpoint(0), config, metrics={"val/iou": 0.5}, tags={}) == first
+    longer = register(
+        uri, run_id, make_checkpoint(1), config, metrics={"val/iou": 0.7}, tags={}, judge=by_metric(0.7)
+    )
     assert (longer.version, longer.champion) == (2, True)
 
 
@@ -156,7 +172,8 @@ def test_a_registration_that_was_cut_short_is_completed(
 ) -> None:
     first = train("cut", 0.5)
     client.delete_registered_model_alias("cut", "champion")
-    for tag in ("promoted", "promotion_reason"):
+    client.delete_registered_model_tag("cut", "champion.0001")
+    for tag in ("champion_before", "promoted", "promotion_reason"):
         client.delete_model_version_tag("cut", "1", tag)
     again = register(
         uri,
@@ -181,6 +198,31 @@ def test_jobs_that_finish_together_leave_the_best_as_the_one_champion(
     assert len(client.search_model_versions("name = 'together'")) == 3
     champion = client.get_model_version_by_alias("together", "champion")
     assert float(champion.tags["val/iou"]) == 0.55
+
+
+def test_test_scores_are_kept_until_the_next_ones(version: Version, client: MlflowClient, uri: str) -> None:
+    def slices(*names: str) -> list[Slice]:
+        means = {PAPERS.column(metric): 0.5 for metric in ("ap", "f1", "iou")}
+        return [Slice(name, 7, means, means) for name in names]
+
+    def kept() -> dict[str, str]:
+        tags = client.get_model_version(version.name, str(version.version)).tags
+        return {key: value for key, value in tags.items() if key.startswith("test")}
+
+    first = slices("HCOCO", "HCOCO, leak-free", "All", "All, leak-free")
+    add_test_scores(uri, version.uri, first, fingerprint="a", size=32, run_id="r1")
+    assert {key for key in kept() if key.endswith("/iou")} == {
+        "test/HCOCO/iou",
+        "test/HCOCO_leak-free/iou",
+        "test/iou",
+        "test/leak-free/iou",
+    }
+    assert kept()["test/images"] == "7"
+    add_test_scores(uri, version.uri, slices("Sample", "All"), fingerprint="b", size=64, run_id="r2")
+    assert {key for key in kept() if key.endswith("/iou")} == {"test/Sample/iou", "test/iou"}
+    assert (kept()["test_fingerprint"], kept()["test_size"], kept()["test_run"]) == ("b", "64", "r2")
+    add_test_scores(uri, "runs:/0123", first, fingerprint="c", size=32, run_id="r3")
+    assert kept()["test_run"] == "r2"
 
 
 def test_a_model_without_a_name_or_a_deciding_metric_is_refused(
