@@ -467,7 +467,7 @@ from rsrnet_platform.store import open_client
 
 uri, name, score, start = sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4])
 client = open_client(uri)
-version = client.create_model_version(name, "/nowhere", tags={"val/iou": str(score)}, await_creation_for=0)
+version = client.create_model_version(name, "s3://nowhere/model", tags={"val/iou": str(score)}, await_creation_for=0)
 start.with_name(f"ready-{score}").touch()
 while not start.exists():
     time.sleep(0.01)
@@ -502,9 +502,21 @@ def test_processes_that_finish_together_on_an_embedded_store(
     client: MlflowClient, uri: str, tmp_path: Path
 ) -> None:
     client.create_registered_model("processes")
-    race(uri, "processes", (0.4, 0.6, 0.5), tmp_path)
+    race(uri, "processes", (0.4, 0.6), tmp_path)
     holder = champion_of(client, "processes")
     assert holder is not None
     assert score(holder) == 0.6
     require_truth(client, "processes")
     assert all(json.loads(text)["done"] for text in client.get_registered_model("processes").tags.values())
+
+
+@pytest.mark.slow
+def test_processes_that_finish_together_on_a_server(server: str, tmp_path: Path) -> None:
+    client = open_client(server)
+    client.create_registered_model("processes")
+    race(server, "processes", (0.4, 0.6, 0.5, 0.3), tmp_path)
+    holder = champion_of(client, "processes")
+    assert holder is not None
+    assert score(holder) == 0.6
+    require_truth(client, "processes")
+    assert not [model for model in client.search_registered_models() if model.name.startswith(lock.PREFIX)]
