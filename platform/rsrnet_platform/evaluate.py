@@ -233,6 +233,7 @@ def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
         _draw_examples(begun, outcome)
     report.write(outcome, rows, begun.results)
     begun.tracker.log_epoch(0, report.metrics(outcome))
+    publish(begun, outcome.sheets)
     if job.split == "test":
         add_test_scores(
             begun.tracker.uri,
@@ -242,7 +243,6 @@ def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
             size=job.data.size,
             run_id=begun.tracker.run_id,
         )
-    publish(begun, outcome.sheets)
 
 
 def publish(begun: Session[Any], sheets: Sequence[Sheet]) -> None:
