@@ -16,7 +16,7 @@ from rsrnet.data.config import DataConfig
 from rsrnet_platform import cluster, provenance, runs, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.lookup import pin, resolve
-from rsrnet_platform.registry import add_test_scores
+from rsrnet_platform.models.scores import add_test_scores
 from rsrnet_platform.runs import Data
 from rsrnet_platform.store import prepare, probe, resolve_uri
 from rsrnet_platform.terminal import console

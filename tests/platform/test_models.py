@@ -311,7 +311,7 @@ def test_versions_of_earlier_releases_are_readable(models: Command, client: Mlfl
     known = json.loads(models("show", "old/1", "--json"))
     assert (known["champion_before"], known["difference"], known["history"]) == (None, None, [])
     assert "job file of old/1 is not known" in " ".join(models("compare", "old/1", "rsrnet/1").split())
-    assert "no job file" in models("show", "old/1", "--job", code=2)
+    assert "no job file can be had" in models("show", "old/1", "--job", code=2)
 
 
 def test_an_evaluation_adds_its_test_scores(

@@ -23,8 +23,9 @@ from rsrnet.evaluation.summary import Slice
 from rsrnet.localizer import Localizer
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
+from rsrnet_platform.models.scores import add_test_scores
 from rsrnet_platform.promotion import Judge, Verdict
-from rsrnet_platform.registry import RegistryError, Version, add_test_scores, register, resolve
+from rsrnet_platform.registry import RegistryError, Version, register, resolve
 from rsrnet_platform.store import TrackingConfig, TrackingError, open_client, prepare
 from rsrnet_platform.tracking import Tracker
 

@@ -72,7 +72,7 @@ class Gate:
                 False, f"the champion, version {number}, could not be scored ({why}) and stays; {forced}"
             )
         ours = self._score(self.candidate, "The candidate")
-        pairs = [pair for pair in zip(ours, theirs, strict=True) if not pair[0]["error"]]
+        pairs = [pair for pair in zip(ours, theirs, strict=True) if not any(row["error"] for row in pair)]
         if not pairs:
             return Verdict(False, f"none of the validation images could be read; {forced}")
         verdict = _judge(pairs, number, forced)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,16 +111,12 @@ def job_text(client: MlflowClient, store: str, version: ModelVersion) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    try:
-        with TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(version.run_id or "", JOB, folder)).read_text(
-                encoding="utf-8"
-            )
-    except (MlflowException, OSError):
-        beside = fetch(client.get_model_version_download_uri(version.name, version.version), store) / JOB
-    if not beside.is_file():
-        raise RegistryError(f"{version.name}/{version.version}: no job file was kept with it or its run")
-    return beside.read_text(encoding="utf-8")
+    with suppress(MlflowException, OSError), TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(version.run_id or "", JOB, folder)).read_text(encoding="utf-8")
+    with suppress(MlflowException, OSError):
+        beside = fetch(client.get_model_version_download_uri(version.name, version.version), store)
+        return (beside / JOB).read_text(encoding="utf-8")
+    raise RegistryError(f"{version.name}/{version.version}: no job file can be had from it or its run")
 
 
 def training_of(client: MlflowClient, store: str, version: ModelVersion) -> TrainJob:
