@@ -53,8 +53,7 @@ def main() -> None:
     scores = compare(training, lookup.resolve(prediction.model, uri))
     Console(highlight=False).print(_table(scores, training.data.size))
     console.print(f"Pictures of the predicted regions: {output / 'overlays'}")
-    see = uri if uri.startswith("http") else f".venv/bin/mlflow ui --backend-store-uri {uri}"
-    console.print(f"MLflow, with every run, picture and model: {see}")
+    _show_pages(uri)
 
 
 def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]:
@@ -88,6 +87,16 @@ def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]
                 mask = torch.from_numpy(localize(batch["image"][0]))[None, None]
                 sums[name].add(image_metrics(mask, batch["mask"], RAW))
     return {name: total.mean() for name, total in sums.items()}
+
+
+def _show_pages(uri: str) -> None:
+    """How to look at the runs and models in a browser."""
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    if server != uri:
+        console.print(f"MLflow: .venv/bin/mlflow ui --backend-store-uri {uri}")
+    # The word at the end keeps the pages from opening on what MLflow has for language models.
+    console.print(f"Runs, curves and pictures: {server}/#/experiments?workflowType=machine_learning")
+    console.print(f"Models, and which is champion: {server}/#/models")
 
 
 def _job(name: str, *overrides: str) -> spec.Job:
