@@ -23,7 +23,7 @@ from rsrnet.metrics import RAW, MetricSums, image_metrics
 from rsrnet_platform import cluster, lookup, predict, spec, train
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.pictures import pixels
-from rsrnet_platform.store import resolve_uri
+from rsrnet_platform.store import ensure_experiment, open_client, resolve_uri
 from rsrnet_platform.terminal import console
 
 HOME = "~/rsrnet"
@@ -53,7 +53,7 @@ def main() -> None:
     scores = compare(training, lookup.resolve(prediction.model, uri))
     Console(highlight=False).print(_table(scores, training.data.size))
     console.print(f"Pictures of the predicted regions: {output / 'overlays'}")
-    _show_pages(uri)
+    _show_pages(uri, training.tracking.experiment)
 
 
 def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]:
@@ -89,13 +89,14 @@ def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]
     return {name: total.mean() for name, total in sums.items()}
 
 
-def _show_pages(uri: str) -> None:
+def _show_pages(uri: str, experiment: str) -> None:
     """How to look at the runs and models in a browser."""
     server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     if server != uri:
         console.print(f"MLflow: .venv/bin/mlflow ui --backend-store-uri {uri}")
-    # The word at the end keeps the pages from opening on what MLflow has for language models.
-    console.print(f"Runs, curves and pictures: {server}/#/experiments?workflowType=machine_learning")
+    # Its first page is about language models.
+    number = ensure_experiment(open_client(uri), uri, experiment)
+    console.print(f"Runs, curves and pictures: {server}/#/experiments/{number}/runs")
     console.print(f"Models, and which is champion: {server}/#/models")
 
 
