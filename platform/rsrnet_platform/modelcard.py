@@ -6,7 +6,6 @@ A model may be copied to where nothing of this project is known, so its folder s
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
@@ -44,8 +43,7 @@ def documents(
         WEIGHTS_LICENSE: _weights_license(card, job),
     }
     if job_yaml:
-        # The address of a server may hold a password, and a model goes further than the run.
-        texts[JOB] = re.sub(r"//[^/@\s]+@", "//***@", job_yaml)
+        texts[JOB] = job_yaml
     return texts
 
 
@@ -105,7 +103,7 @@ from rsrnet import Localizer
 mask = Localizer("MODEL/artifacts")("composite.jpg")  # float32 (H, W)
 ```
 
-Over HTTP:
+Over HTTP, with the environment activated in which the requirements are installed:
 
 ```sh
 mlflow models serve --model-uri MODEL --env-manager local --port 5000
