@@ -98,7 +98,7 @@ def register(
         quality = {key: value for key, value in metrics.items() if key.startswith(_QUALITY)}
         if version is None:
             run = client.get_run(run_id)
-            logged = _log_model(client, run, checkpoint, card, config.model, metrics)
+            logged = _log_model(client, run, checkpoint, card, config.model, tags, metrics)
             facts = {**tags, **{key: str(value) for key, value in quality.items()}, _WEIGHTS_TAG: digest}
             version = _create_version(client, run, logged, config.model, facts)
         if not version.description:
@@ -129,6 +129,7 @@ def _log_model(
     checkpoint: Path,
     card: ModelCard,
     name: str,
+    tags: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> LoggedModel:
     """Upload the checkpoint as a model of the run, with its metrics."""
@@ -144,7 +145,15 @@ def _log_model(
     )
     try:
         with TemporaryDirectory() as folder:
-            save_pyfunc(Path(folder) / "model", checkpoint, run.info.run_id, logged.model_id)
+            save_pyfunc(
+                Path(folder) / "model",
+                checkpoint,
+                run.info.run_id,
+                logged.model_id,
+                job_yaml=None,
+                tags=tags,
+                metrics={**_counts(run), **metrics},
+            )
             client.log_model_artifacts(logged.model_id, f"{folder}/model")
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
@@ -153,6 +162,11 @@ def _log_model(
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=card.epoch)])
     _log_model_metrics(client, run.info.run_id, logged.model_id, card.epoch, metrics)
     return logged
+
+
+def _counts(run: Run) -> dict[str, float]:
+    """How many images the run was given, by split."""
+    return {key: value for key, value in run.data.metrics.items() if key.startswith("data/")}
 
 
 def _log_model_metrics(
