@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from rich.console import Console
-from rich.progress import Progress
 
 from rsrnet.data.config import DataConfig
 from rsrnet_platform import cluster, provenance, runs, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.lookup import pin, resolve
+from rsrnet_platform.registry import add_test_scores
 from rsrnet_platform.runs import Data
 from rsrnet_platform.store import prepare, probe, resolve_uri
-from rsrnet_platform.terminal import console, duration
+from rsrnet_platform.terminal import console
 from rsrnet_platform.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -219,6 +218,7 @@ def begin(
 
 
 def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
+    from rsrnet.data.lists import fingerprint
     from rsrnet.evaluation.columns import settings
     from rsrnet.evaluation.summary import summarise
     from rsrnet_platform.evaluation import report, tables
@@ -235,6 +235,15 @@ def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
         _draw_examples(begun, outcome)
     report.write(outcome, rows, begun.results)
     begun.tracker.log_epoch(0, report.metrics(outcome))
+    if job.split == "test":
+        add_test_scores(
+            begun.tracker.uri,
+            job.model,
+            slices,
+            fingerprint=fingerprint(job.data.root, begun.composites),
+            size=job.data.size,
+            run_id=begun.tracker.run_id,
+        )
     publish(begun, outcome.sheets)
 
 
@@ -265,20 +274,9 @@ def score(begun: Session[Any], how: Measuring) -> list[Row]:
     """Rows of all images, with a progress bar."""
     from rsrnet_platform.evaluation import scoring
 
-    began = time.monotonic()
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("Images", total=len(begun.composites))
-        rows = scoring.score(
-            begun.model,
-            how,
-            begun.composites,
-            begun.place,
-            begun.job.cluster.max_failures,
-            begun.parts,
-            lambda done: bar.update(task, completed=done),
-        )
-    console.print(f"{len(rows):,} images in {duration(time.monotonic() - began)}.")
-    return rows
+    return scoring.score_watched(
+        begun.model, how, begun.composites, begun.place, begun.job.cluster.max_failures, begun.parts, "Scored"
+    )
 
 
 def usable_rows(

@@ -34,7 +34,7 @@ def documents(
         job_yaml: the resolved job file of the training; None: it is not known, and there is no such document.
         tags: what the model stands on, from :func:`rsrnet_platform.provenance.tags`.
         metrics: ``PREFIX/ap``, ``PREFIX/f1`` and ``PREFIX/iou``, where the prefix names the images and mask, such as
-            ``val`` or ``test/HCOCO``; and counts, such as ``data/train_images``. Others are left out.
+            ``val`` or ``test/HCOCO``; and counts, such as ``data/training``. Others are left out.
     """
     job = strict_yaml.read(job_yaml) if job_yaml else {}
     texts = {
@@ -159,15 +159,15 @@ def _network(card: ModelCard) -> dict[str, str]:
 
 def _data(job: Mapping[str, Any], tags: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:
     def count(name: str) -> str:
-        value = metrics.get(f"data/{name}_images")
+        value = metrics.get(f"data/{name}")
         return _UNKNOWN if value is None else f"{value:,.0f}"
 
     commit = tags.get("mlflow.source.git.commit", _UNKNOWN)
     dirty = ", with changes that were not committed" if tags.get("git_dirty") == "true" else ""
     return {
         "dataset": _dataset(job),
-        "training images": count("train"),
-        "validation images": count("val"),
+        "training images": count("training"),
+        "validation images": count("validation"),
         "images left out as unusable": count("skipped"),
         "fingerprint of the images": tags.get("dataset_fingerprint", _UNKNOWN),
         "fingerprint of the validation images": tags.get("validation_fingerprint", _UNKNOWN),
@@ -226,7 +226,7 @@ def _limits(card: ModelCard, job: Mapping[str, Any], metrics: Mapping[str, float
     ]
     if str(job.get("data", {}).get("train", "")).rpartition("/")[2].startswith("le50"):
         limits.append("Its training composites have foregrounds of up to 50 % of the image, as in the paper.")
-    images = metrics.get("data/train_images")
+    images = metrics.get("data/training")
     if images is not None and images < 10_000:
         limits.append(f"It learnt from {images:,.0f} images only; the paper's had more than 50,000.")
     return "\n".join(f"- {limit}" for limit in limits)

@@ -1,49 +1,64 @@
-"""Which version of a registered model is its champion, decided once per version and recorded on it."""
+"""Which version of a registered model is its champion: decided by comparison, by force, or by going back.
+
+A comparison takes minutes, so it is made without the lock: the champion is looked up, the candidate compared with it,
+and under the lock the alias moves only if the champion is still the same; otherwise the candidate is compared with
+the new one. So of jobs that finish together each has beaten the champion that it replaces.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from rsrnet_platform.errors import UserError
+from rsrnet_platform.models import history
+from rsrnet_platform.models.history import CHAMPION, Event, How, champion_number
+from rsrnet_platform.models.lock import Held, changing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-CHAMPION = "champion"
-"""Alias of the best version."""
+PROMOTED = "promoted"
+REASON = "promotion_reason"
+BEFORE = "champion_before"
+DIFFERENCE = "promotion/difference"
+SPREAD = "promotion/spread"
+"""Tags of a version: what was decided, why, who was champion then, and what the comparison measured."""
 
-_PROMOTED = "promoted"
-_REASON = "promotion_reason"
+NOBODY = "none"
+
+
+class PromotionError(UserError):
+    """Raised when the champion cannot be changed as asked."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a candidate is worth beside the champion."""
+
+    wins: bool
+    reason: str
+    """One sentence for people, without its full stop."""
+
+    difference: float | None = None
+    """Of the validation IoU, candidate minus champion; None: not measured."""
+
+    spread: float | None = None
+    """Of the difference; see :func:`rsrnet.evaluation.bootstrap.paired_difference`."""
+
+    how: How = "gate"
+
+
+Judge: TypeAlias = Callable[["ModelVersion"], Verdict]
+"""Compares a candidate with the champion that it is given."""
 
 
 def decision_of(version: ModelVersion) -> str | None:
     """Return why a version was promoted or not, or None if that is yet to be decided."""
-    return version.tags.get(_REASON)
-
-
-def decide(client: MlflowClient, candidate: ModelVersion, metric: str) -> None:
-    """Make a version champion if there is none or its metric is above the champion's, and record why.
-
-    Two jobs that finish together end with one champion, the better of the two. Nothing keeps them apart on a
-    server, so each looks again after it has written.
-
-    Args:
-        client: of the store that holds the version.
-        candidate: a version that was not decided on before.
-        metric: name of the version's tag with the value to compare, more is better.
-    """
-    promoted_before = _promoted(client, candidate.name)
-    champion = champion_of(client, candidate.name)
-    wins, reason = _compare(candidate, champion, metric)
-    if wins:
-        client.set_registered_model_alias(candidate.name, CHAMPION, candidate.version)
-    _record(client, candidate, wins, reason)
-    if not wins:
-        return
-    winner = _settle(client, candidate, metric, set(promoted_before) - {str(candidate.version)})
-    if winner.version != candidate.version:
-        reason = f"version {winner.version}, registered at the same time, has the better {metric}"
-        _record(client, candidate, False, reason)
+    return version.tags.get(REASON)
 
 
 def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
@@ -52,54 +67,133 @@ def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
     return None if version is None else client.get_model_version(name, version)
 
 
-def _compare(candidate: ModelVersion, champion: ModelVersion | None, metric: str) -> tuple[bool, str]:
-    mine = _score(candidate, metric)
-    if math.isnan(mine):
-        return False, f"{metric} is not a number"
-    if champion is None or champion.version == candidate.version:
-        return True, f"there was no other champion; {metric} {mine:.4f}"
-    if _data_of(candidate) != _data_of(champion):
-        return False, (
-            f"it was validated on other images than the champion, version {champion.version}: their {metric} cannot be "
-            "compared. Set the alias by hand, or register it under another name (tracking.model)"
-        )
-    theirs = _score(champion, metric)
-    if math.isnan(theirs):
-        return False, f"the champion, version {champion.version}, has no {metric} to compare with"
-    wins = mine > theirs
-    relation = "above" if wins else "not above"
-    return wins, f"{metric} {mine:.4f} is {relation} {theirs:.4f} of the champion, version {champion.version}"
+def decide(
+    client: MlflowClient, uri: str, candidate: ModelVersion, score: float, judge: Judge | None
+) -> None:
+    """Make a version champion if there is none or it beats the champion, and record on it what was found.
 
-
-def _data_of(version: ModelVersion) -> str | None:
-    return version.tags.get("validation_fingerprint")
-
-
-def _settle(client: MlflowClient, candidate: ModelVersion, metric: str, known: set[str]) -> ModelVersion:
-    """Give the alias to the best of the versions promoted since the comparison; return that version."""
+    Args:
+        client: of the store that holds the version.
+        uri: of that store.
+        candidate: the version.
+        score: its validation IoU; the first champion needs one that is a number.
+        judge: compares with the champion; None: there is nothing to compare by, and a champion stays.
+    """
+    name = candidate.name
     while True:
-        rivals = _promoted(client, candidate.name)
-        new = [rival for number, rival in rivals.items() if number not in known]
-        best = max(new, key=lambda rival: (_score(rival, metric), -int(rival.version)))
-        champion = champion_of(client, candidate.name)
-        if champion is not None and champion.version == best.version:
-            return best
-        client.set_registered_model_alias(candidate.name, CHAMPION, best.version)
+        champion = champion_of(client, name)
+        verdict = _verdict(candidate, champion, score, judge)
+        with changing(client, uri, name) as held:
+            model = client.get_registered_model(name)
+            if champion_number(model) != _number(champion):
+                continue  # another job was faster: there is a new champion to beat
+            _conclude(client, held, model, candidate, verdict)
+            return
 
 
-def _promoted(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
-    versions = client.search_model_versions(f"name = '{name}'")
-    return {str(v.version): v for v in versions if v.tags.get(_PROMOTED) == "true"}
+def force(client: MlflowClient, uri: str, version: ModelVersion) -> bool:
+    """Make a version champion without a comparison; False if it is champion already."""
+    with changing(client, uri, version.name) as held:
+        model = client.get_registered_model(version.name)
+        before = champion_number(model)
+        if before == int(version.version):
+            return False
+        reason = f"forced by {history.user_name()}, without a comparison with {_named(before)}"
+        _conclude(client, held, model, version, Verdict(True, reason, how="force"))
+        return True
 
 
-def _score(version: ModelVersion, metric: str) -> float:
-    try:
-        return float(version.tags[metric])
-    except (KeyError, ValueError):
-        return math.nan
+def rollback(client: MlflowClient, uri: str, name: str) -> Event:
+    """Give the alias back to the champion before; the event that records it.
+
+    Raises:
+        PromotionError: if no earlier champion is known that still exists.
+    """
+    with changing(client, uri, name) as held:
+        model = client.get_registered_model(name)
+        events = history.settle(client, model)
+        there = {int(version.version) for version in client.search_model_versions(f"name = '{name}'")}
+        now = champion_number(model)
+        back = [number for number in history.earlier_champions(events) if number in there and number != now]
+        if not back:
+            raise PromotionError(
+                f"{name}: there is no earlier champion to go back to ({_named(now)} is champion). "
+                f"`rsrnet models list` shows the versions, `rsrnet models promote {name}/N --force` sets one"
+            )
+        reason = f"rolled back by {history.user_name()} from {_named(now)}"
+        return _move(client, held, client.get_registered_model(name), back[-1], "rollback", reason)
 
 
-def _record(client: MlflowClient, version: ModelVersion, promoted: bool, reason: str) -> None:
-    client.set_model_version_tag(version.name, version.version, _PROMOTED, str(promoted).lower())
-    # Last: a version without it is decided on again, if the job was killed in between.
-    client.set_model_version_tag(version.name, version.version, _REASON, reason)
+def delete(client: MlflowClient, uri: str, version: ModelVersion) -> None:
+    """Delete a version that is not the champion; its run and the run's artifacts stay.
+
+    Raises:
+        PromotionError: if it is the champion.
+    """
+    name, number = version.name, int(version.version)
+    with changing(client, uri, name) as held:
+        if champion_number(client.get_registered_model(name)) == number:
+            raise PromotionError(
+                f"{name}/{number} is the champion, which is not deleted. Make another version champion first: "
+                f"`rsrnet models rollback {name}`, or `rsrnet models promote {name}/N --force`"
+            )
+        held.confirm()
+        client.delete_model_version(name, str(number))
+    if version.model_id:
+        # What the run's page shows as its registered version.
+        client.delete_logged_model_tag(version.model_id, "mlflow.modelVersions")
+
+
+def _verdict(
+    candidate: ModelVersion, champion: ModelVersion | None, score: float, judge: Judge | None
+) -> Verdict:
+    if champion is None:
+        if math.isnan(score):
+            return Verdict(False, "its val/iou is not a number", how="first")
+        return Verdict(True, f"there was no other champion; val/iou {score:.4f}", how="first")
+    if champion.version == candidate.version:
+        return Verdict(True, "it is the champion, set without rsrnet")
+    if judge is None:
+        return Verdict(False, f"it was not compared with the champion, version {champion.version}")
+    return judge(champion)
+
+
+def _conclude(
+    client: MlflowClient, held: Held, model: RegisteredModel, version: ModelVersion, verdict: Verdict
+) -> None:
+    """Record a verdict and, if it says so, make the version champion."""
+    number, before, reason = int(version.version), champion_number(model), verdict.reason
+    measured = {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}
+    for key, value in measured.items():
+        if value is not None:
+            client.set_model_version_tag(model.name, str(number), key, str(value))
+        elif key in version.tags:  # of an earlier decision
+            client.delete_model_version_tag(model.name, str(number), key)
+    if before == number:
+        # The process that made it champion was killed before it wrote this.
+        made = [event for event in history.read(model) if event.version == number]
+        before, reason = (made[-1].before, made[-1].reason) if made else (None, reason)
+    elif verdict.wins:
+        _move(client, held, model, number, verdict.how, reason)
+    tags = {BEFORE: str(before or NOBODY), PROMOTED: str(verdict.wins).lower(), REASON: reason}
+    for key, text in tags.items():  # the reason last: a version without it is decided on again
+        client.set_model_version_tag(model.name, str(number), key, text)
+
+
+def _move(
+    client: MlflowClient, held: Held, model: RegisteredModel, version: int, how: How, reason: str
+) -> Event:
+    """Set the alias, under the lock, and keep the event."""
+    event = history.begin(client, model, version, how, reason)
+    held.confirm()
+    client.set_registered_model_alias(model.name, CHAMPION, str(version))
+    history.finish(client, model.name, event)
+    return event
+
+
+def _number(version: ModelVersion | None) -> int | None:
+    return None if version is None else int(version.version)
+
+
+def _named(number: int | None) -> str:
+    return "no version" if number is None else f"version {number}"

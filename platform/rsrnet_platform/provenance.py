@@ -7,12 +7,17 @@ import os
 import subprocess
 from pathlib import Path
 
+import rsrnet
 from rsrnet_platform.runs import Data
 
 
 def tags(data: Data) -> dict[str, str]:
     """Tags of an MLflow run and of what it registers."""
-    known = {"dataset_fingerprint": data.fingerprint, "validation_fingerprint": data.val_fingerprint}
+    known = {
+        "dataset_fingerprint": data.fingerprint,
+        "validation_fingerprint": data.val_fingerprint,
+        "rsrnet_version": rsrnet.__version__,
+    }
     if commit := _git("rev-parse", "HEAD"):
         known["git_dirty"] = str(bool(_git("status", "--porcelain"))).lower()
     # An uploaded working directory has no .git: whoever submits it can say what it is.

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rsrnet_platform.lookup import RegistryError, resolve
+from rsrnet_platform.models.history import CHAMPION
+from rsrnet_platform.models.lock import changing
 from rsrnet_platform.packaging import save_pyfunc
-from rsrnet_platform.promotion import CHAMPION, decide, decision_of
+from rsrnet_platform.promotion import Judge, decide, decision_of
 from rsrnet_platform.store import TrackingConfig, explained, open_client, store_lock
 
 if TYPE_CHECKING:
@@ -26,8 +29,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from rsrnet.checkpoint import ModelCard
+    from rsrnet.evaluation.summary import Slice
 
-__all__ = ["CHAMPION", "RegistryError", "Version", "register", "resolve"]
+__all__ = ["CHAMPION", "RegistryError", "Version", "add_test_scores", "register", "resolve"]
 
 _PURPOSE = "Finds the region of a composite image whose colour or light does not fit (RSRNet, BMVC 2022)."
 _QUALITY = ("val/", "test/")
@@ -60,8 +64,10 @@ def register(
     *,
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
+    job_yaml: str | None = None,
+    judge: Judge | None = None,
 ) -> Version:
-    """Make a checkpoint the next version of the registered model, and champion if it is the best.
+    """Make a checkpoint the next version of the registered model, and champion if it beats the champion.
 
     The same weights of the same run are registered once; a second call returns the version there is.
 
@@ -70,9 +76,11 @@ def register(
         run_id: the run that trained the checkpoint.
         checkpoint: its folder, of which ``training.pt`` stays out of the registry.
         config: the ``tracking`` section of the job; names the model.
-        metrics: of the checkpoint's epoch; ``val/iou`` decides. Those of quality (``val/...``, ``test/...``)
+        metrics: of the checkpoint's epoch, ``val/iou`` among them. Those of quality (``val/...``, ``test/...``)
             become tags of the version and stand in its description.
         tags: what the version stands on, such as the git commit and the dataset's fingerprint.
+        job_yaml: the resolved job file, kept beside the weights; None: it is not known.
+        judge: compares it with the champion; None: a champion stays.
 
     Raises:
         RegistryError: if the configuration names no model, or ``val/iou`` is missing.
@@ -98,14 +106,54 @@ def register(
         quality = {key: value for key, value in metrics.items() if key.startswith(_QUALITY)}
         if version is None:
             run = client.get_run(run_id)
-            logged = _log_model(client, run, checkpoint, card, config.model, tags, metrics)
+            logged = _log_model(client, run, checkpoint, card, config.model, tags, metrics, job_yaml)
             facts = {**tags, **{key: str(value) for key, value in quality.items()}, _WEIGHTS_TAG: digest}
             version = _create_version(client, run, logged, config.model, facts)
         if not version.description:
             _describe(client, uri, client.get_run(run_id), card, version, quality)
+    with explained(uri):  # the comparison takes minutes, and takes the lock itself for a moment
         if decision_of(version) is None:
-            decide(client, version, BEST)
+            decide(client, uri, version, metrics[BEST], judge)
         return _summary(client, version)
+
+
+def add_test_scores(
+    uri: str, model: str, slices: Sequence[Slice], *, fingerprint: str, size: int, run_id: str
+) -> None:
+    """Keep test scores on a registered version, as tags ``test/...``, in place of those of an earlier evaluation.
+
+    Args:
+        uri: the store.
+        model: what was evaluated; nothing is kept unless it is ``models:/NAME/VERSION``.
+        slices: means of M_fnl under the published protocol; each gives ``test/SLICE/iou`` and so on, that of all
+            images ``test/iou``.
+        fingerprint: of the test images.
+        size: side of the network's input that they were scored at, in pixels.
+        run_id: the run that measured them.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    from rsrnet.evaluation.columns import PAPERS
+    from rsrnet.evaluation.published import ALL
+
+    version = re.fullmatch(r"models:/([^/@]+)/(\d+)", model)
+    if version is None:
+        return
+    name, number = version.groups()
+    tags = {"test_fingerprint": fingerprint, "test_size": str(size), "test_run": run_id}
+    for part in slices:
+        where = "/".join(filter(None, ["test", part.name.removeprefix(ALL).strip(", ").replace(", ", "_")]))
+        scores = {**part.scores(PAPERS)._asdict(), "images": part.images}
+        tags |= {f"{where}/{metric}": str(value) for metric, value in scores.items()}
+    with explained(uri):
+        client = open_client(uri)
+        with changing(client, uri, name):
+            old = client.get_model_version(name, number).tags
+            for key in [key for key in old if key.startswith("test/") and key not in tags]:
+                client.delete_model_version_tag(name, number, key)
+            for key, value in tags.items():
+                client.set_model_version_tag(name, number, key, value)
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
@@ -131,6 +179,7 @@ def _log_model(
     name: str,
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
+    job_yaml: str | None,
 ) -> LoggedModel:
     """Upload the checkpoint as a model of the run, with its metrics."""
     from mlflow.entities import LoggedModelOutput
@@ -150,7 +199,7 @@ def _log_model(
                 checkpoint,
                 run.info.run_id,
                 logged.model_id,
-                job_yaml=None,
+                job_yaml=job_yaml,
                 tags=tags,
                 metrics={**_counts(run), **metrics},
             )
@@ -165,8 +214,13 @@ def _log_model(
 
 
 def _counts(run: Run) -> dict[str, float]:
-    """How many images the run was given, by split."""
-    return {key: value for key, value in run.data.metrics.items() if key.startswith("data/")}
+    """How many images the run was given, by split; see ``Tracker.log_dataset``."""
+    given = [
+        each.dataset.profile
+        for each in (run.inputs.dataset_inputs if run.inputs else ())
+        if each.dataset.profile
+    ]
+    return {f"data/{split}": count for profile in given for split, count in json.loads(profile).items()}
 
 
 def _log_model_metrics(

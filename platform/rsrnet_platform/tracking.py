@@ -246,12 +246,16 @@ class Tracker:
             return method(*args, **kwargs)
 
 
-def _origin() -> dict[str, str]:
+def user_name() -> str:
+    """Who runs this process."""
     try:
-        user = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # a container's user id without a name
-        user = str(os.getuid())
-    return {"mlflow.user": user, "mlflow.source.name": "rsrnet", "mlflow.source.type": "JOB"}
+        return str(os.getuid())
+
+
+def _origin() -> dict[str, str]:
+    return {"mlflow.user": user_name(), "mlflow.source.name": "rsrnet", "mlflow.source.type": "JOB"}
 
 
 def _batches(items: list[T], size: int) -> Iterator[list[T]]:

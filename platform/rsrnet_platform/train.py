@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ def _train(
 ) -> None:
     """Track, train, choose the score's threshold, register."""
     from rsrnet.checkpoint import read_card
+    from rsrnet_platform.models.gate import gate_of, images_by_subset, scores_by_subset
     from rsrnet_platform.worker import Task
 
     data = folder.data
@@ -76,12 +78,23 @@ def _train(
             best = _fit(task, folder, place)
         card = read_card(best)
         console.print(f"Best epoch: {card.epoch}, validation IoU {card.metrics['val/iou']:.3f}.")
-        calibrate(best, job, [each for each in val if each.path not in task.skipped], place)
+        usable = [each for each in val if each.path not in task.skipped]
+        calibrate(best, job, usable, place)
         model_uri = None
         if job.tracking.model is not None:
+            parts = folder.folder / folder.attempt / "gate"
+            gate = gate_of(job, best, usable, data.val_fingerprint, place, uri, parts)
             version = registry.register(
-                uri, tracker.run_id, best, job.tracking, metrics=card.metrics, tags=tags
+                uri,
+                tracker.run_id,
+                best,
+                job.tracking,
+                metrics=card.metrics | scores_by_subset(gate.rows),
+                tags=tags | images_by_subset(gate.rows),
+                job_yaml=spec.to_yaml(job),
+                judge=gate,
             )
+            shutil.rmtree(parts)
             model_uri = version.uri
             champion = "champion" if version.champion else "not champion"
             console.print(f"Registered as {version.uri}, {champion}: {version.reason}.")

@@ -38,7 +38,7 @@ DETECTION = Detection(0.62, 0.91, 0.85, 0.125, 40, 24)
 JOB = spec.TrainJob(name="first", data=DataConfig(root="/data/sets/iHarmony4"), fit=FitConfig(epochs=3))
 TAGS = {"dataset_fingerprint": "f00d", "mlflow.source.git.commit": "c0ffee", "git_dirty": "true"}
 METRICS = {
-    "data/train_images": 1200.0,
+    "data/training": 1200.0,
     "val/ap": 0.61,
     "val/f1": 0.52,
     "val/iou": 0.43,

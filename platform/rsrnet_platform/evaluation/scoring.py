@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress
+
 from rsrnet.data.naming import Composite
 from rsrnet.evaluation.measure import Evaluator, Row
 from rsrnet_platform import pool
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.files import whole
+from rsrnet_platform.terminal import console, duration
 
 BATCHES_A_TASK = 4
 """A worker decodes the next batch while it computes on one, within a task."""
@@ -85,6 +89,32 @@ def score(
         keep_rows(done, parts / f"{left[position]:06d}.json")
         progress(sum(len(done) for done in rows.values() if done))
     return [row for number in range(len(tasks)) for row in rows[number] or []]
+
+
+def score_watched(
+    model: Model,
+    measuring: Measuring,
+    composites: Sequence[Composite],
+    place: Cluster,
+    max_failures: int,
+    parts: Path,
+    what: str,
+) -> list[Row]:
+    """:func:`score` with a progress bar, and a line at the end; ``what`` begins it, such as ``The champion``."""
+    began = time.monotonic()
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(what, total=len(composites))
+        rows = score(
+            model,
+            measuring,
+            composites,
+            place,
+            max_failures,
+            parts,
+            lambda done: bar.update(task, completed=done),
+        )
+    console.print(f"{what}: {len(rows):,} images in {duration(time.monotonic() - began)}.")
+    return rows
 
 
 def evaluator(model: Model, measuring: Measuring, use_gpu: bool, cpus: int) -> Evaluator:

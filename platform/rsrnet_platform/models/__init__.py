@@ -1,0 +1,1 @@
+"""Registered models: who is champion and was, and the commands ``rsrnet models ...``."""
