@@ -164,10 +164,11 @@ def _conclude(
     """Record a verdict and, if it says so, make the version champion."""
     number, before, reason = int(version.version), champion_number(model), verdict.reason
     measured = {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}
+    known = client.get_model_version(model.name, str(number)).tags
     for key, value in measured.items():
         if value is not None:
             client.set_model_version_tag(model.name, str(number), key, str(value))
-        elif key in version.tags:  # of an earlier decision
+        elif key in known:  # of an earlier decision
             client.delete_model_version_tag(model.name, str(number), key)
     if before == number:
         # The process that made it champion was killed before it wrote this.

@@ -1,147 +1,243 @@
-"""The champion: who becomes it, and that jobs finishing together agree on one in any order of their calls."""
+"""The champion: who becomes it and why, and that jobs finishing together leave one, with a truthful history."""
 
 from __future__ import annotations
 
-import random
+import math
 import threading
+import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from itertools import pairwise
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from rsrnet_platform.promotion import CHAMPION, champion_of, decide, decision_of
-from rsrnet_platform.store import TrackingConfig, open_client, prepare
+from rsrnet_platform import promotion
+from rsrnet_platform.models import history, lock
+from rsrnet_platform.promotion import CHAMPION, PromotionError, Verdict, champion_of, decide, decision_of
+from rsrnet_platform.store import TrackingConfig, TrackingError, open_client, prepare
 
-METRIC = "val/iou"
-Make = Callable[[str, float | None], ModelVersion]
+SPREAD = 0.05
+
+
+class Registry:
+    """Versions with a score, compared by it."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.client = open_client(uri)
+        self.known: set[str] = set()
+
+    def make(self, name: str, score: float) -> ModelVersion:
+        if name not in self.known:
+            self.client.create_registered_model(name)
+            self.known.add(name)
+        run = self.client.create_run("0").info  # a server takes no version without one
+        return self.client.create_model_version(
+            name, run.artifact_uri, run.run_id, tags={"val/iou": str(score)}, await_creation_for=0
+        )
+
+    def decide(self, version: ModelVersion, look: Callable[[], object] = lambda: None) -> None:
+        mine = float(version.tags["val/iou"])
+
+        def judge(champion: ModelVersion) -> Verdict:
+            look()
+            difference = mine - float(champion.tags["val/iou"])
+            reason = f"measured against version {champion.version}"
+            return Verdict(difference > SPREAD, reason, difference, SPREAD)
+
+        decide(self.client, self.uri, version, mine, judge)
+
+    def champion(self, name: str) -> int | None:
+        holder = champion_of(self.client, name)
+        return None if holder is None else int(holder.version)
+
+    def events(self, name: str) -> list[tuple[int | None, int | None, str]]:
+        events = history.read(self.client.get_registered_model(name))
+        return [(event.before, event.version, event.how) for event in events]
+
+    def tags(self, version: ModelVersion) -> dict[str, str]:
+        return self.client.get_model_version(version.name, version.version).tags
+
+    def decided(self, name: str, *scores: float) -> list[ModelVersion]:
+        versions = [self.make(name, score) for score in scores]
+        for version in versions:
+            self.decide(version)
+        return versions
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    return open_client(prepare(TrackingConfig(uri=str(tmp_path_factory.mktemp("store")))))
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return Registry(prepare(TrackingConfig(uri=str(tmp_path_factory.mktemp("store")))))
 
 
-@pytest.fixture(scope="module")
-def make(client: MlflowClient) -> Make:
-    """Create a version of a model, which is made if it is new, with a value of the metric."""
-    known: set[str] = set()
-
-    def version(name: str, score: float | None) -> ModelVersion:
-        if name not in known:
-            client.create_registered_model(name)
-            known.add(name)
-        tags = {} if score is None else {METRIC: str(score)}
-        return client.create_model_version(name, "/nowhere", tags=tags, await_creation_for=0)
-
-    return version
-
-
-def champion(client: MlflowClient, name: str) -> int | None:
-    holder = champion_of(client, name)
-    return None if holder is None else int(holder.version)
+def test_a_candidate_must_win_by_more_than_the_spread(registry: Registry) -> None:
+    first, near, better = registry.decided("steps", 0.5, 0.54, 0.6)
+    assert registry.champion("steps") == 3
+    assert registry.events("steps") == [(None, 1, "first"), (1, 3, "gate")]
+    assert decision_of(registry.client.get_model_version("steps", "1")) == (
+        "there was no other champion; val/iou 0.5000"
+    )
+    tags = registry.tags(near)
+    assert (tags["promoted"], tags["champion_before"]) == ("false", "1")
+    assert float(tags["promotion/difference"]) == pytest.approx(0.04)
+    assert float(tags["promotion/spread"]) == SPREAD
+    assert (registry.tags(first)["champion_before"], registry.tags(better)["champion_before"]) == (
+        "none",
+        "1",
+    )
 
 
-def reason(client: MlflowClient, version: ModelVersion) -> str:
-    return decision_of(client.get_model_version(version.name, version.version)) or ""
+def test_a_score_that_is_no_number_makes_no_first_champion(registry: Registry) -> None:
+    (version,) = registry.decided("nan", math.nan)
+    assert registry.champion("nan") is None
+    assert registry.tags(version)["promotion_reason"] == "its val/iou is not a number"
 
 
-def test_the_best_version_holds_the_alias_and_each_says_why(client: MlflowClient, make: Make) -> None:
-    versions = [make("steps", score) for score in (0.5, 0.4, 0.6, 0.6)]
-    holders = []
-    for version in versions:
-        decide(client, version, METRIC)
-        holders.append(champion(client, "steps"))
-    assert holders == [1, 1, 3, 3]
-    assert [reason(client, version) for version in versions] == [
-        "there was no other champion; val/iou 0.5000",
-        "val/iou 0.4000 is not above 0.5000 of the champion, version 1",
-        "val/iou 0.6000 is above 0.5000 of the champion, version 1",
-        "val/iou 0.6000 is not above 0.6000 of the champion, version 3",
+def test_without_a_comparison_a_champion_stays(registry: Registry) -> None:
+    registry.decided("alone", 0.3)
+    version = registry.make("alone", 0.9)
+    decide(registry.client, registry.uri, version, 0.9, None)
+    assert registry.champion("alone") == 1
+    assert "not compared with the champion, version 1" in registry.tags(version)["promotion_reason"]
+
+
+def test_a_champion_that_changed_during_the_comparison_is_compared_with_too(registry: Registry) -> None:
+    registry.decided("meanwhile", 0.3)
+    slow, fast = registry.make("meanwhile", 0.5), registry.make("meanwhile", 0.6)
+    compared = []
+
+    def look() -> None:
+        compared.append(registry.champion("meanwhile"))
+        if len(compared) == 1:
+            registry.decide(fast)
+
+    registry.decide(slow, look)
+    assert compared == [1, 3]
+    assert registry.champion("meanwhile") == 3
+    assert registry.events("meanwhile") == [(None, 1, "first"), (1, 3, "gate")]
+    assert registry.tags(slow)["promotion_reason"] == "measured against version 3"
+    assert registry.tags(slow)["promoted"] == "false"
+
+
+def test_force_is_recorded_as_force(registry: Registry) -> None:
+    _, worse = registry.decided("forced", 0.9, 0.1)
+    assert promotion.force(registry.client, registry.uri, worse)
+    assert not promotion.force(registry.client, registry.uri, worse)
+    assert registry.events("forced") == [(None, 1, "first"), (1, 2, "force")]
+    assert "forced by" in registry.tags(worse)["promotion_reason"]
+    assert "promotion/difference" not in registry.tags(worse)
+
+
+def test_rollbacks_go_back_one_champion_at_a_time_and_are_kept(registry: Registry) -> None:
+    registry.decided("back", 0.1, 0.3, 0.5)
+    for expected in (2, 1):
+        assert promotion.rollback(registry.client, registry.uri, "back").version == expected
+        assert registry.champion("back") == expected
+    with pytest.raises(PromotionError, match="no earlier champion to go back to"):
+        promotion.rollback(registry.client, registry.uri, "back")
+    assert registry.events("back")[-2:] == [(3, 2, "rollback"), (2, 1, "rollback")]
+
+
+def test_rollback_passes_over_deleted_versions(registry: Registry) -> None:
+    _, second, _ = registry.decided("gap", 0.1, 0.3, 0.5)
+    promotion.delete(registry.client, registry.uri, second)
+    assert promotion.rollback(registry.client, registry.uri, "gap").version == 1
+
+
+def test_the_champion_is_not_deleted(registry: Registry) -> None:
+    (version,) = registry.decided("kept", 0.1)
+    with pytest.raises(PromotionError, match="is the champion, which is not deleted"):
+        promotion.delete(registry.client, registry.uri, version)
+    assert registry.champion("kept") == 1
+
+
+def test_an_alias_set_by_hand_becomes_part_of_the_history(registry: Registry) -> None:
+    registry.decided("hand", 0.1, 0.3)
+    registry.client.set_registered_model_alias("hand", CHAMPION, "1")
+    registry.decided("hand", 0.4)
+    assert registry.events("hand") == [
+        (None, 1, "first"),
+        (1, 2, "gate"),
+        (2, 1, "elsewhere"),
+        (1, 3, "gate"),
     ]
 
 
-def test_a_metric_that_is_no_number_makes_no_champion(client: MlflowClient, make: Make) -> None:
-    version = make("nan", float("nan"))
-    decide(client, version, METRIC)
-    assert champion(client, "nan") is None
-    assert reason(client, version) == "val/iou is not a number"
-
-
-def test_a_champion_that_cannot_be_compared_stays(client: MlflowClient, make: Make) -> None:
-    make("foreign", None)
-    client.set_registered_model_alias("foreign", CHAMPION, "1")
-    version = make("foreign", 0.9)
-    decide(client, version, METRIC)
-    assert champion(client, "foreign") == 1
-    assert "has no val/iou to compare with" in reason(client, version)
-
-
-def test_a_champion_rolled_back_by_hand_stays_unless_beaten(client: MlflowClient, make: Make) -> None:
-    for score in (0.3, 0.9):
-        decide(client, make("rollback", score), METRIC)
-    client.set_registered_model_alias("rollback", CHAMPION, "1")
-    decide(client, make("rollback", 0.5), METRIC)
-    assert champion(client, "rollback") == 3
-
-
-class Interleaved:
-    """A client whose calls wait for their thread's turn; the turns are drawn from a seed."""
-
-    def __init__(self, client: MlflowClient, threads: int, seed: int) -> None:
-        self.client = client
-        self.turns = random.Random(seed)
-        self.waiting: set[int] = set(range(threads))
-        self.turn = self.turns.choice(sorted(self.waiting))
-        self.changed = threading.Condition()
-        self.number = threading.local()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.changed:
-                assert self.changed.wait_for(lambda: self.turn == self.number.value, timeout=30)
-                result = getattr(self.client, name)(*args, **kwargs)
-                self._pass_on()
-                return result
-
-        return call
-
-    def run(self, number: int, work: Callable[[], None]) -> None:
-        self.number.value = number
-        try:
-            work()
-        finally:
-            with self.changed:
-                self.waiting.discard(number)
-                self._pass_on()
-
-    def _pass_on(self) -> None:
-        if self.waiting:
-            self.turn = self.turns.choice(sorted(self.waiting))
-        self.changed.notify_all()
-
-
-@pytest.mark.parametrize("scores", [(0.5, 0.6), (0.6, 0.5), (0.5, 0.5), (0.4, 0.6, 0.5)])
-def test_jobs_that_finish_together_leave_the_best_as_the_one_champion(
-    scores: tuple[float, ...], client: MlflowClient, make: Make
+@pytest.mark.parametrize("alias_was_set", [False, True])
+def test_a_process_killed_in_the_middle_leaves_a_truthful_history(
+    registry: Registry, alias_was_set: bool
 ) -> None:
-    for seed in range(5):
-        name = f"race-{scores}-{seed}"
-        versions = [make(name, score) for score in scores]
-        schedule = Interleaved(client, len(scores), seed)
-        shared = cast(MlflowClient, schedule)
-        threads = [
-            threading.Thread(target=schedule.run, args=(number, partial(decide, shared, version, METRIC)))
-            for number, version in enumerate(versions)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        holder = champion_of(client, name)
-        assert holder is not None
-        assert float(holder.tags[METRIC]) == max(scores), f"seed {seed}"
-        assert holder.tags["promoted"] == "true"
-        assert all(reason(client, version) for version in versions)
+    name = f"killed-{alias_was_set}"
+    registry.decided(name, 0.1)
+    registry.make(name, 0.3)
+    model = registry.client.get_registered_model(name)
+    history.begin(registry.client, model, 2, "gate", "it was better")
+    if alias_was_set:
+        registry.client.set_registered_model_alias(name, CHAMPION, "2")
+    registry.decided(name, 0.5)
+    middle = [(1, 2, "gate"), (2, 3, "gate")] if alias_was_set else [(1, 3, "gate")]
+    assert registry.events(name) == [(None, 1, "first"), *middle]
+
+
+def compete(uri: str, name: str, scores: list[float]) -> Registry:
+    """Decide on versions at once, each in a thread with a client of its own."""
+    registry = Registry(uri)
+    versions = [registry.make(name, score) for score in scores]
+    rivals = [Registry(uri) for _ in scores]
+    threads = [
+        threading.Thread(target=rival.decide, args=(version, lambda: time.sleep(0.05)))
+        for rival, version in zip(rivals, versions, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return registry
+
+
+def require_truth(registry: Registry, name: str, scores: list[float]) -> None:
+    """One champion which nobody beats, reached by steps that each won."""
+    events = history.read(registry.client.get_registered_model(name))
+    assert registry.champion(name) == events[-1].version
+    assert [event.before for event in events] == [None, *(event.version for event in events[:-1])]
+    champions = [scores[(event.version or 0) - 1] for event in events]
+    assert all(after > before + SPREAD for before, after in pairwise(champions))
+    assert champions[-1] >= max(scores) - SPREAD
+    promoted = {event.version for event in events}
+    for number in range(1, len(scores) + 1):
+        tags = registry.client.get_model_version(name, str(number)).tags
+        assert tags["promoted"] == str(number in promoted).lower()
+        assert tags["promotion_reason"]
+
+
+SCORES = [0.5, 0.61, 0.57, 0.72, 0.4]
+
+
+def test_jobs_that_finish_together_leave_one_champion(registry: Registry) -> None:
+    compete(registry.uri, "together", SCORES)
+    require_truth(registry, "together", SCORES)
+
+
+def test_jobs_that_finish_together_on_a_server_leave_one_champion(mlflow_server: str) -> None:
+    registry = compete(mlflow_server, "together", SCORES)
+    require_truth(registry, "together", SCORES)
+    models = registry.client.search_registered_models()
+    assert not [model.name for model in models if model.name.startswith(lock.PREFIX)]
+
+
+def test_a_lock_left_by_a_killed_process_is_taken_over_after_its_lease(mlflow_server: str) -> None:
+    client: MlflowClient = open_client(mlflow_server)
+    left = f"{lock.PREFIX}abandoned.0123"
+    client.create_registered_model(left)
+    with (
+        pytest.raises(TrackingError, match="has been changed by others"),
+        lock.changing(client, mlflow_server, "abandoned", lease=60, wait=0.5),
+    ):
+        pass
+    with lock.changing(client, mlflow_server, "abandoned", lease=0.5, wait=30) as held:
+        names = {model.name for model in client.search_registered_models()}
+        assert left not in names
+        time.sleep(0.3)
+        with pytest.raises(TrackingError, match="took too long"):
+            held.confirm()
