@@ -205,7 +205,7 @@ def _check_masks(run: Callable[[Tensor], Tensor], network: RSRNet, size: int, na
 def _difference(run: Callable[[Tensor], Tensor], network: RSRNet, shape: tuple[int, ...]) -> float:
     """The largest difference of a pixel on a random input of a shape.
 
-    Eq. 1 asks whether a pixel of the mask is below 0.5, so now and then rounding alone leads a correct program to
+    Eq. 1 asks whether a pixel of the mask is below 0.5, so rounding alone can, rarely, lead a correct program to
     another mask. A wrong program differs on every input: the best of some attempts counts.
     """
     import torch
