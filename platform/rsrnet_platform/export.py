@@ -134,7 +134,7 @@ def _program(network: RSRNet) -> ExportedProgram:
     from rsrnet.model.network import MULTIPLE
 
     class ToFinalMask(nn.Module):
-        """Pads and crops by index: the network's own, by slices, would tie the graph to the kind of size it saw."""
+        """Pads and crops by index: by slices, as the network does, the graph would be tied to multiples of 16."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -142,8 +142,9 @@ def _program(network: RSRNet) -> ExportedProgram:
 
         def forward(self, images: Tensor) -> Tensor:
             height, width = images.shape[2:]
-            rows = torch.arange(height + -height % MULTIPLE).clamp(max=height - 1)
-            columns = torch.arange(width + -width % MULTIPLE).clamp(max=width - 1)
+            # So written the sides inside are plainly multiples, which spares the graph most of its assertions.
+            rows = torch.arange((height + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=height - 1)
+            columns = torch.arange((width + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=width - 1)
             mask = self.network(images.index_select(2, rows).index_select(3, columns)).m_fnl
             return mask.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
 
@@ -157,8 +158,6 @@ def _program(network: RSRNet) -> ExportedProgram:
         (torch.rand(_TRACED),),
         dynamic_shapes=(sides,),
         strict=False,
-        # That the decoder's sizes fit the encoder's cannot be proven, so the program asserts it when it runs.
-        prefer_deferred_runtime_asserts_over_guards=True,
     )
     # Without the regions of autocast, which cannot be written to a file.
     return program.run_decompositions({})
@@ -206,7 +205,7 @@ def _check_masks(run: Callable[[Tensor], Tensor], network: RSRNet, size: int, na
 def _difference(run: Callable[[Tensor], Tensor], network: RSRNet, shape: tuple[int, ...]) -> float:
     """The largest difference of a pixel on a random input of a shape.
 
-    Eq. 1 asks whether a pixel of the mask is below 0.5, so now and then rounding alone leads a correct program to
+    Eq. 1 asks whether a pixel of the mask is below 0.5, so rounding alone can, rarely, lead a correct program to
     another mask. A wrong program differs on every input: the best of some attempts counts.
     """
     import torch
