@@ -18,6 +18,7 @@ import rsrnet
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import foresee, settle_environment
 from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.models.commands import app as models_app
 from rsrnet_platform.store import resolve_uri
 from rsrnet_platform.terminal import console
 
@@ -35,6 +36,7 @@ RUNNERS = {
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="Make and check datasets.")
+app.add_typer(models_app, name="models", help="Look at registered models, and change which is champion.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.models.lock import PREFIX as LOCK_PREFIX
 from rsrnet_platform.packaging import fetch
 from rsrnet_platform.store import TrackingConfig, connect, explained, resolve_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+_VERSION = r"([^/@]+)(?:/(\d+)|@([^/@]+))"
 
 
 class RegistryError(UserError):
@@ -66,14 +70,36 @@ def pin(uri: str, tracking_uri: str | None = None) -> str:
     client = connect(store)
     with explained(store):
         name, alias = parts.groups()
-        _version_location(client, store, uri, name, None, alias)
-        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
+        return f"models:/{name}/{_version_number(client, store, uri, name, None, alias)}"
+
+
+def find_version(client: MlflowClient, store: str, model: str, name: str) -> ModelVersion:
+    """The registered version that a person means.
+
+    Args:
+        client: of the store.
+        store: its URI, for messages.
+        model: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, the same without ``models:/``, or the number alone.
+        name: of the registered model that a number alone is a version of.
+
+    Raises:
+        RegistryError: if there is no such version; the message lists what there is.
+    """
+    text = model.removeprefix("models:/")
+    parts = re.fullmatch(_VERSION, f"{name}/{text}" if text.isdecimal() else text)
+    if parts is None:
+        raise RegistryError(f"{model}: not a registered version. Write NAME/VERSION, NAME@ALIAS or VERSION")
+    found, number, alias = parts.groups()
+    number = _version_number(client, store, model, found, number, alias)
+    return client.get_model_version(found, number)
 
 
 def _location(client: MlflowClient, store: str, uri: str) -> str:
     """Where the artifacts of a ``models:/`` or ``runs:/`` URI are."""
-    if version := re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri):
-        return _version_location(client, store, uri, *version.groups())
+    if version := re.fullmatch(f"models:/{_VERSION}", uri):
+        name, number, alias = version.groups()
+        number = _version_number(client, store, uri, name, number, alias)
+        return client.get_model_version_download_uri(name, number)
     if run := re.fullmatch(r"runs:/([^/]+)(?:/(.+?))?/?", uri):
         return _run_location(client, store, uri, *run.groups())
     raise RegistryError(
@@ -81,19 +107,10 @@ def _location(client: MlflowClient, store: str, uri: str) -> str:
     )
 
 
-def _version_location(
+def _version_number(
     client: MlflowClient, store: str, uri: str, name: str, number: str | None, alias: str | None
 ) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        aliases = client.get_registered_model(name).aliases
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        names = sorted(model.name for model in client.search_registered_models())
-        known = ", ".join(names) or "none yet: train one"
-        raise RegistryError(f"{uri}: no model {name!r} in {store}. Registered models: {known}") from error
+    aliases = require_model(client, store, name, uri).aliases
     numbers = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
     wanted = aliases.get(alias) if alias else number
     if wanted is None or int(wanted) not in numbers:
@@ -103,7 +120,43 @@ def _version_location(
             f"{uri}: model {name!r} in {store} has no {missing}. "
             f"Its versions: {', '.join(map(str, numbers)) or 'none'}; its aliases: {named or 'none'}"
         )
-    return client.get_model_version_download_uri(name, str(wanted))
+    return str(int(wanted))
+
+
+def require_model(client: MlflowClient, store: str, name: str, uri: str | None = None) -> RegisteredModel:
+    """A registered model that must exist.
+
+    Args:
+        client: of the store.
+        store: its URI, for the message.
+        name: of the model.
+        uri: what the user asked for, which begins the message; None: the name.
+
+    Raises:
+        RegistryError: if there is no such model; the message lists what there is.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = ", ".join(model.name for model in registered_models(client)) or "none yet: train one"
+        raise RegistryError(
+            f"{uri or name}: no model {name!r} in {store}. Registered models: {known}"
+        ) from error
+
+
+def registered_models(client: MlflowClient) -> list[RegisteredModel]:
+    """Every registered model, by name; without the markers of :mod:`rsrnet_platform.models.lock`."""
+    found: list[RegisteredModel] = []
+    token = None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        found += [model for model in page if not model.name.startswith(LOCK_PREFIX)]
+        if not (token := page.token):
+            return sorted(found, key=lambda model: model.name)
 
 
 def _run_location(client: MlflowClient, store: str, uri: str, run_id: str, name: str | None) -> str:

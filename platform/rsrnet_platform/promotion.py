@@ -16,6 +16,8 @@ from rsrnet_platform.errors import UserError
 from rsrnet_platform.models import history
 from rsrnet_platform.models.history import CHAMPION, Event, How, champion_number
 from rsrnet_platform.models.lock import Held, changing
+from rsrnet_platform.store import explained
+from rsrnet_platform.tracking import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,26 +83,26 @@ def decide(
     """
     name = candidate.name
     while True:
-        champion = champion_of(client, name)
+        with explained(uri):
+            champion = champion_of(client, name)
         verdict = _verdict(candidate, champion, score, judge)
-        with changing(client, uri, name) as held:
+        with explained(uri), changing(client, uri, name) as held:
             model = client.get_registered_model(name)
             if champion_number(model) != _number(champion):
                 continue  # another job was faster: there is a new champion to beat
-            _conclude(client, held, model, candidate, verdict)
+            _conclude(client, held, model, client.get_model_version(name, candidate.version), verdict)
             return
 
 
-def force(client: MlflowClient, uri: str, version: ModelVersion) -> bool:
-    """Make a version champion without a comparison; False if it is champion already."""
-    with changing(client, uri, version.name) as held:
+def force(client: MlflowClient, uri: str, version: ModelVersion) -> None:
+    """Make a version champion without a comparison; nothing happens if it is champion already."""
+    with explained(uri), changing(client, uri, version.name) as held:
         model = client.get_registered_model(version.name)
         before = champion_number(model)
         if before == int(version.version):
-            return False
-        reason = f"forced by {history.user_name()}, without a comparison with {_named(before)}"
+            return
+        reason = f"forced by {user_name()}, without a comparison with {_named(before)}"
         _conclude(client, held, model, version, Verdict(True, reason, how="force"))
-        return True
 
 
 def rollback(client: MlflowClient, uri: str, name: str) -> Event:
@@ -109,7 +111,7 @@ def rollback(client: MlflowClient, uri: str, name: str) -> Event:
     Raises:
         PromotionError: if no earlier champion is known that still exists.
     """
-    with changing(client, uri, name) as held:
+    with explained(uri), changing(client, uri, name) as held:
         model = client.get_registered_model(name)
         events = history.settle(client, model)
         there = {int(version.version) for version in client.search_model_versions(f"name = '{name}'")}
@@ -120,7 +122,7 @@ def rollback(client: MlflowClient, uri: str, name: str) -> Event:
                 f"{name}: there is no earlier champion to go back to ({_named(now)} is champion). "
                 f"`rsrnet models list` shows the versions, `rsrnet models promote {name}/N --force` sets one"
             )
-        reason = f"rolled back by {history.user_name()} from {_named(now)}"
+        reason = f"{user_name()} went back from {_named(now)} to version {back[-1]}"
         return _move(client, held, client.get_registered_model(name), back[-1], "rollback", reason)
 
 
@@ -130,18 +132,27 @@ def delete(client: MlflowClient, uri: str, version: ModelVersion) -> None:
     Raises:
         PromotionError: if it is the champion.
     """
-    name, number = version.name, int(version.version)
-    with changing(client, uri, name) as held:
-        if champion_number(client.get_registered_model(name)) == number:
-            raise PromotionError(
-                f"{name}/{number} is the champion, which is not deleted. Make another version champion first: "
-                f"`rsrnet models rollback {name}`, or `rsrnet models promote {name}/N --force`"
-            )
+    with explained(uri), changing(client, uri, version.name) as held:
+        require_no_champion(client, version)
         held.confirm()
-        client.delete_model_version(name, str(number))
-    if version.model_id:
-        # What the run's page shows as its registered version.
-        client.delete_logged_model_tag(version.model_id, "mlflow.modelVersions")
+        client.delete_model_version(version.name, version.version)
+        if version.model_id:
+            # What the run's page shows as its registered version.
+            client.delete_logged_model_tag(version.model_id, "mlflow.modelVersions")
+
+
+def require_no_champion(client: MlflowClient, version: ModelVersion) -> None:
+    """Refuse to go on with the champion, which is not deleted.
+
+    Raises:
+        PromotionError: if the version is that.
+    """
+    name, number = version.name, int(version.version)
+    if champion_number(client.get_registered_model(name)) == number:
+        raise PromotionError(
+            f"{name}/{number} is the champion, which is not deleted. Make another version champion first: "
+            f"`rsrnet models rollback {name}`, or `rsrnet models promote {name}/N --force`"
+        )
 
 
 def _verdict(

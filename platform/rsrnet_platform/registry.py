@@ -111,9 +111,9 @@ def register(
             version = _create_version(client, run, logged, config.model, facts)
         if not version.description:
             _describe(client, uri, client.get_run(run_id), card, version, quality)
-    with explained(uri):  # the comparison takes minutes, and takes the lock itself for a moment
-        if decision_of(version) is None:
-            decide(client, uri, version, metrics[BEST], judge)
+    if decision_of(version) is None:  # not under the lock: the comparison takes minutes
+        decide(client, uri, version, metrics[BEST], judge)
+    with explained(uri):
         return _summary(client, version)
 
 

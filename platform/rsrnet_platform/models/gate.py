@@ -7,6 +7,7 @@ than the paired bootstrap spread over photographs, see :mod:`rsrnet.evaluation.b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -169,13 +170,13 @@ def _judge(pairs: Sequence[tuple[Row, Row]], number: str, forced: str) -> Verdic
 
 
 def _reason(found: Difference, ours: float, theirs: float, number: str, forced: str) -> str:
-    on = f"IoU {ours:.4f} against {theirs:.4f} of the champion, version {number}, on {found.images:,} images"
-    if found.difference != found.difference:
-        return f"{on}: they cannot be compared; {forced}"
+    scores = f"IoU {ours:.4f}, that of the champion (version {number}) {theirs:.4f}"
+    if math.isnan(found.difference):
+        return f"{scores}: they cannot be compared; {forced}"
     if found.photographs < 2:
-        return f"{on} of a single photograph, which says nothing about others; {forced}"
+        return f"{scores}, on composites of a single photograph, which says nothing about others; {forced}"
     relation = "above" if found.beats else "not above"
     return (
-        f"{on} of {found.photographs:,} photographs: the difference of {found.difference:+.4f} is {relation} the "
-        f"spread of {found.spread:.4f}"
+        f"{scores}: the difference of {found.difference:+.4f} is {relation} the spread of {found.spread:.4f} "
+        f"({found.images:,} images of {found.photographs:,} photographs)"
     )
