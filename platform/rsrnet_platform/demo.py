@@ -44,7 +44,7 @@ def main() -> None:
     output = Path(HOME).expanduser() / "demo"
     held_out = Path(training.data.root) / training.data.test
     model = f"models:/{training.tracking.model}@champion"
-    changes = (f"model={model}", f"input={held_out}", f"output={output}")
+    changes = (f"model={model}", f"input={held_out}", f"output={output}", "overlays=true")
     prediction = cast(spec.PredictJob, _job("predict.yaml", *changes))
     with cluster.connect(training.cluster):
         train.run(training, fresh=False)
