@@ -162,7 +162,7 @@ def _verdict(
         if math.isnan(score):
             return Verdict(False, "its val/iou is not a number", how="first")
         return Verdict(True, f"there was no other champion; val/iou {score:.4f}", how="first")
-    if champion.version == candidate.version:
+    if _number(champion) == _number(candidate):
         return Verdict(True, "it is the champion, set without rsrnet")
     if judge is None:
         return Verdict(False, f"it was not compared with the champion, version {champion.version}")
@@ -189,7 +189,7 @@ def _conclude(
         _move(client, held, model, number, verdict.how, reason)
     tags = {BEFORE: str(before or NOBODY), PROMOTED: str(verdict.wins).lower(), REASON: reason}
     for key, text in tags.items():  # the reason last: a version without it is decided on again
-        client.set_model_version_tag(model.name, str(number), key, text)
+        client.set_model_version_tag(name, number, key, text)
 
 
 def _move(

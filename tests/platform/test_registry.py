@@ -18,6 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from rsrnet import checkpoint
+from rsrnet.evaluation.columns import PAPERS
+from rsrnet.evaluation.summary import Slice
 from rsrnet.localizer import Localizer
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
@@ -84,6 +86,14 @@ def train(config: TrackingConfig, uri: str, make_checkpoint: Checkpoint) -> Trai
     return run
 
 
+def by_metric(iou: float) -> Judge:
+    def judge(champion: ModelVersion) -> Verdict:
+        theirs = float(champion.tags["val/iou"])
+        return Verdict(iou > theirs, f"{iou} beside {theirs}", iou - theirs, 0.0)
+
+    return judge
+
+
 @pytest.fixture(scope="module")
 def version(train: Train) -> Version:
     return train("photographs", 0.61)
@@ -108,6 +118,7 @@ def test_a_version_holds_code_safe_weights_and_nothing_pickled(version: Version,
     folder = resolve(version.uri, uri).parent
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"artifacts/model.safetensors", "artifacts/config.json", "code/rsrnet/localizer.py"} <= names
+    assert (folder / "job.yaml").read_text() == "kind: train\n"
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth", ".pyc"))]
 
 
@@ -157,7 +168,6 @@ def test_a_finished_job_run_again_registers_nothing_new(
     train: Train, client: MlflowClient, uri: str, make_checkpoint: Checkpoint
 ) -> None:
     first = train("again", 0.5)
-    settings = {"metrics": {"val/iou": 0.5}, "tags": {}}
     config = TrackingConfig(uri=uri, model="again")
     run_id = run_of(client, first)
     assert register(uri, run_id, make_checkpoint(0), config, **settings) == first  # type: ignore[arg-type]
@@ -172,7 +182,8 @@ def test_a_registration_that_was_cut_short_is_completed(
 ) -> None:
     first = train("cut", 0.5)
     client.delete_registered_model_alias("cut", "champion")
-    for tag in ("promoted", "promotion_reason"):
+    client.delete_registered_model_tag("cut", "champion.0001")
+    for tag in ("champion_before", "promoted", "promotion_reason"):
         client.delete_model_version_tag("cut", "1", tag)
     again = register(
         uri,
@@ -197,6 +208,31 @@ def test_jobs_that_finish_together_leave_the_best_as_the_one_champion(
     assert len(client.search_model_versions("name = 'together'")) == 3
     champion = client.get_model_version_by_alias("together", "champion")
     assert float(champion.tags["val/iou"]) == 0.55
+
+
+def test_test_scores_are_kept_until_the_next_ones(version: Version, client: MlflowClient, uri: str) -> None:
+    def slices(*names: str) -> list[Slice]:
+        means = {PAPERS.column(metric): 0.5 for metric in ("ap", "f1", "iou")}
+        return [Slice(name, 7, means, means) for name in names]
+
+    def kept() -> dict[str, str]:
+        tags = client.get_model_version(version.name, str(version.version)).tags
+        return {key: value for key, value in tags.items() if key.startswith("test")}
+
+    first = slices("HCOCO", "HCOCO, leak-free", "All", "All, leak-free")
+    add_test_scores(uri, version.uri, first, fingerprint="a", size=32, run_id="r1")
+    assert {key for key in kept() if key.endswith("/iou")} == {
+        "test/HCOCO/iou",
+        "test/HCOCO_leak-free/iou",
+        "test/iou",
+        "test/leak-free/iou",
+    }
+    assert kept()["test/images"] == "7"
+    add_test_scores(uri, version.uri, slices("Sample", "All"), fingerprint="b", size=64, run_id="r2")
+    assert {key for key in kept() if key.endswith("/iou")} == {"test/Sample/iou", "test/iou"}
+    assert (kept()["test_fingerprint"], kept()["test_size"], kept()["test_run"]) == ("b", "64", "r2")
+    add_test_scores(uri, "runs:/0123", first, fingerprint="c", size=32, run_id="r3")
+    assert kept()["test_run"] == "r2"
 
 
 def test_a_model_without_a_name_or_a_deciding_metric_is_refused(

@@ -1,0 +1,432 @@
+"""`rsrnet models ...` and the gate at the end of a training, on a store with three trained versions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from rsrnet import checkpoint
+from rsrnet.data.lists import read_list
+from rsrnet.evaluation.measure import Evaluator
+from rsrnet_platform import cli, evaluate, promotion, registry, spec, train
+from rsrnet_platform.lookup import resolve
+from rsrnet_platform.models import lock
+from rsrnet_platform.store import open_client, resolve_uri
+
+Job = Callable[..., spec.TrainJob]
+Command = Callable[..., str]
+
+WIDTH = 100
+
+
+def training(folder: Path, root: Path, name: str, **overrides: str) -> spec.TrainJob:
+    """A tiny training whose store is in a folder."""
+    path = folder / f"{name}.yaml"
+    path.write_text(f"""
+kind: train
+name: {name}
+data: {{root: {root}, val: le50_val.txt, size: 32, loader_processes: 0}}
+model: {{depth: 18, width: 4, iterations: 2, scales: [0]}}
+fit: {{epochs: 1, batch_size: 4, lr: 2e-3, milestones: [20], encoder_weights: none}}
+cluster: {{workers: 0}}
+storage: {folder / "runs"}
+tracking: {{uri: {folder / "mlflow.db"}}}
+""")
+    job = spec.load(path, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+    assert isinstance(job, spec.TrainJob)
+    return job
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, squares_of_six_photographs: Path) -> Path:
+    """A folder with a store: a poor first champion, a good second one, and a poor third version."""
+    folder = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)
+    for name, more in {
+        "poor": {},
+        "good": {"fit__epochs": "6"},
+        "third": {"fit__lr": "1e-4", "fit__seed": "1"},
+    }.items():
+        train.run(training(folder, squares_of_six_photographs, name, **more), fresh=False)
+    return folder
+
+
+@pytest.fixture
+def store(trained: Path, tmp_path: Path) -> Path:
+    """A store of the test's own with the three versions, whose artifacts stay where they are."""
+    return Path(shutil.copy(trained / "mlflow.db", tmp_path))
+
+
+@pytest.fixture
+def client(store: Path) -> MlflowClient:
+    return open_client(f"sqlite:///{store}")
+
+
+@pytest.fixture
+def models(store: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `rsrnet models ...`; what it printed, after its exit code was checked."""
+
+    def command(*arguments: object, code: int = 0) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main(["models", *map(str, arguments), "--tracking", str(store)])
+        shown = capsys.readouterr()
+        assert (left.value.code or 0) == code, shown.err
+        if code == 2:
+            assert shown.out == ""
+            return " ".join(shown.err.split())
+        return shown.out
+
+    return command
+
+
+def listed(models: Command) -> dict[int, dict[str, Any]]:
+    (model,) = json.loads(models("list", "--json"))
+    return {version["version"]: version for version in model["versions"]}
+
+
+def scores(uri: str, store: str, root: Path, size: int) -> dict[str, list[float]]:
+    """Validation IoU of every image of each photograph."""
+    network = checkpoint.load_model(resolve(uri, store))
+    rows = Evaluator(network, root, size=size, native=False)(read_list(root, "le50_val.txt"))
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["group"], []).append(row["m_fnl.published.input.iou"])
+    return found
+
+
+def test_a_training_ends_at_the_gate(models: Command, store: Path, squares_of_six_photographs: Path) -> None:
+    versions = listed(models)
+    assert [versions[number]["champion"] for number in (1, 2, 3)] == [False, True, False]
+    assert [versions[number]["champion_before"] for number in (1, 2, 3)] == [None, 1, 2]
+    assert versions[1]["difference"] is None
+    for number, champion in ((2, 1), (3, 2)):
+        mine, theirs = (
+            scores(f"models:/rsrnet/{each}", f"sqlite:///{store}", squares_of_six_photographs, 32)
+            for each in (number, champion)
+        )
+        gains = [[a - b for a, b in zip(mine[group], theirs[group], strict=True)] for group in mine]
+        assert len(gains) == 3
+        assert versions[number]["difference"] == pytest.approx(fmean(chain.from_iterable(gains)), abs=1e-5)
+        # Of 27 draws of three photographs, each three times the same one has a share above 2.5 %.
+        ends = [fmean(each) for each in gains]
+        assert versions[number]["spread"] == pytest.approx((max(ends) - min(ends)) / 2, abs=1e-5)
+        assert f"{versions[number]['difference']:+.4f}" in versions[number]["why"]
+        assert "5 images of 3 photographs" in versions[number]["why"]
+    for version in versions.values():
+        assert version["val"]["Sample"]["iou"] == pytest.approx(version["val"]["All"]["iou"], abs=1e-5)
+        assert version["val"]["All"]["images"] == 5
+        assert len(version["data"]["dataset_fingerprint"]) == 64
+        assert len(version["code"]["mlflow.source.git.commit"]) == 40
+        assert version["code"]["rsrnet_version"]
+
+
+def test_lists_fit_the_screen_and_mark_the_champion(models: Command, client: MlflowClient) -> None:
+    client.create_registered_model(f"{lock.PREFIX}rsrnet.0123")
+    client.create_registered_model("another")
+    client.create_model_version("another", "/nowhere", await_creation_for=0)
+    shown = models("list")
+    assert max(map(len, shown.splitlines())) <= WIDTH
+    assert "2 champion" in shown
+    assert "there was no other champion" in shown
+    assert "not decided yet" in shown
+    assert lock.PREFIX not in shown
+    assert [model["name"] for model in json.loads(models("list", "--json"))] == ["another", "rsrnet"]
+
+
+@pytest.mark.parametrize("model", ["models:/rsrnet@champion", "rsrnet@champion", "rsrnet/2", "2"])
+def test_show_takes_every_name_of_a_version(model: str, models: Command) -> None:
+    shown = models("show", model)
+    assert "models:/rsrnet/2, champion" in shown
+    assert "dataset_fingerprint" in shown
+    assert "Champions of rsrnet" in shown
+    assert max(map(len, shown.splitlines())) <= WIDTH
+
+
+def test_show_prints_the_job_file_to_run_again(
+    models: Command, trained: Path, squares_of_six_photographs: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "again.yaml"
+    path.write_text(models("show", "2", "--job"))
+    wanted = training(trained, squares_of_six_photographs, "good", fit__epochs="6")
+    assert spec.load(path) == wanted
+
+
+def test_the_job_file_is_in_the_version_where_the_run_is_gone(
+    models: Command, client: MlflowClient, trained: Path, tmp_path: Path
+) -> None:
+    wanted = models("show", "1", "--job")
+    version = client.get_model_version("rsrnet", "1")
+    (lost,) = trained.glob(f"mlartifacts/{version.run_id}/artifacts/job.yaml")
+    lost.rename(kept := tmp_path / "kept.yaml")
+    try:
+        assert models("show", "1", "--job") == wanted
+    finally:
+        kept.rename(lost)
+
+
+def test_compare_tells_what_differs(models: Command) -> None:
+    shown = models("compare", "rsrnet/2", 1)
+    assert "fit.epochs" in shown
+    assert "fit.lr" not in shown
+    assert "storage" not in shown
+    assert "Data and code that differ: none." in shown
+    found = json.loads(models("compare", 2, 1, "--json"))
+    assert found["settings"] == {"fit.epochs": ["6", "1"]}
+    (line,) = [line for line in found["scores"] if (line["subset"], line["metric"]) == ("All", "iou")]
+    assert line["difference"] == pytest.approx(line["first"] - line["second"])
+    assert line["difference"] > 0
+
+
+def test_versions_of_other_data_are_compared_with_a_warning(models: Command, client: MlflowClient) -> None:
+    client.set_model_version_tag("rsrnet", "1", "validation_fingerprint", "f00")
+    shown = " ".join(models("compare", 1, 2).split())
+    assert "validation_fingerprint" in shown
+    assert "validation scores are of different images" in shown
+
+
+def test_promotion_rollback_and_deletion(models: Command, client: MlflowClient) -> None:
+    refused = models("promote", 3, code=1)
+    assert "rsrnet/3 is not champion" in refused
+    assert "is not above the spread" in refused
+    assert "rsrnet/3 is champion: forced" in models("promote", 3, "--force")
+    assert listed(models)[3]["difference"] is None
+    assert models("rollback") == "rsrnet: version 2 is champion again, instead of version 3.\n"
+    assert "went back from version 3 to version 2" in listed(models)[3]["why"]
+    assert json.loads(models("rollback", "rsrnet", "--json"))["version"] == 1
+    assert "no earlier champion" in models("rollback", code=2)
+    assert "the difference of +" in models("promote", "rsrnet/2")
+    history = json.loads(models("show", 2, "--json"))["history"]
+    steps = [(event["before"], event["version"], event["how"]) for event in reversed(history)]
+    assert steps == [
+        (None, 1, "first"),
+        (1, 2, "gate"),
+        (2, 3, "force"),
+        (3, 2, "rollback"),
+        (2, 1, "rollback"),
+        (1, 2, "gate"),
+    ]
+    assert all(event["user"] and event["time"] for event in history)
+    assert "rsrnet/2 is the champion" in models("delete", "rsrnet@champion", "--yes", code=2)
+    run_id = client.get_model_version("rsrnet", "3").run_id
+    assert json.loads(models("delete", 3, "--yes", "--json")) == {
+        "deleted": "models:/rsrnet/3",
+        "run_id": run_id,
+    }
+    assert sorted(listed(models)) == [1, 2]
+    assert resolve(f"runs:/{run_id}", client.tracking_uri).is_dir()
+
+
+def test_the_champion_promoted_again_stays_without_a_word_in_the_history(
+    models: Command, client: MlflowClient
+) -> None:
+    before = dict(client.get_registered_model("rsrnet").tags)
+    assert "rsrnet/2 is champion" in models("promote", 2, "--data", "/nowhere")
+    assert client.get_registered_model("rsrnet").tags == before
+
+
+def test_delete_asks_first(models: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    models("delete", 1, code=1)
+    assert 1 in listed(models)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert "runs:/" in models("delete", 1)
+    assert 1 not in listed(models)
+
+
+def test_a_dataset_that_moved_is_named(
+    models: Command, squares_of_six_photographs: Path, squares: Path, tmp_path: Path, trained: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(squares_of_six_photographs, moved)
+    assert "is not above the spread" in models("promote", 3, "--data", moved, code=1)
+    assert "not the images that rsrnet/3 was validated on" in models("promote", 3, "--data", squares, code=2)
+    message = models("promote", 3, "--data", "/nowhere", code=2)
+    assert "/nowhere" in message
+    assert "--data" in message
+    assert "--force" in message
+
+
+@pytest.mark.ray
+def test_workers_on_ray_come_to_the_same_decision(ray_cluster: object, models: Command) -> None:
+    models("rollback")
+    wanted = listed(models)[2]
+    models("promote", 2, "--workers", 2)
+    found = listed(models)[2]
+    assert (found["champion"], found["champion_before"]) == (True, 1)
+    assert found["difference"] == pytest.approx(wanted["difference"], abs=1e-6)
+    assert found["spread"] == pytest.approx(wanted["spread"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["show", "9"], "no version 9. Its versions: 1, 2, 3"),
+        (["show", "other/1"], "no model 'other'"),
+        (["show", "rsrnet@best"], "no alias 'best'"),
+        (["show", "rsrnet"], "Write NAME/VERSION, NAME@ALIAS or VERSION"),
+        (["compare", "1", "9"], "no version 9"),
+        (["promote", "9", "--force"], "no version 9"),
+        (["rollback", "other"], "no model 'other'"),
+        (["delete", "9", "--yes"], "no version 9"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(arguments: list[str], told: str, models: Command) -> None:
+    message = models(*arguments, code=2)
+    assert told in message
+    assert "rsrnet" in message
+
+
+def test_without_a_store_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["models", "list", "--tracking", str(tmp_path / "none")])
+    assert left.value.code == 2
+    assert "there is no store yet" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_of_earlier_releases_are_readable(models: Command, client: MlflowClient) -> None:
+    tags = {"val/iou": "0.5", "val/m_rsr/iou": "0.4", "promoted": "true", "promotion_reason": "the best"}
+    client.create_registered_model("old")
+    client.create_model_version("old", "/nowhere", tags=tags, await_creation_for=0)
+    client.set_registered_model_alias("old", "champion", "1")
+    assert "the best" in models("list")
+    shown = models("show", "old/1")
+    assert "0.5000" in shown
+    assert "0.4000" not in shown
+    assert "Champions of" not in shown
+    known = json.loads(models("show", "old/1", "--json"))
+    assert (known["champion_before"], known["difference"], known["history"]) == (None, None, [])
+    assert "job file of old/1 is not known" in " ".join(models("compare", "old/1", "rsrnet/1").split())
+    assert "no job file" in models("show", "old/1", "--job", code=2)
+
+
+def test_an_evaluation_adds_its_test_scores(
+    models: Command, store: Path, tmp_path: Path, squares_of_six_photographs: Path
+) -> None:
+    job = spec.parse(
+        {
+            "kind": "evaluate",
+            "name": "scores",
+            "model": "models:/rsrnet@champion",
+            "data": {"root": str(squares_of_six_photographs), "size": 32},
+            "native": False,
+            "pictures": 0,
+            "cluster": {"workers": 0},
+            "tracking": {"uri": str(store)},
+            "storage": str(tmp_path / "runs"),
+        }
+    )
+    assert isinstance(job, spec.EvaluateJob)
+    evaluate.run(job, fresh=False)
+    version = listed(models)[2]
+    summary = json.loads((tmp_path / "runs/scores/attempt-1/evaluation/summary.json").read_text())
+    wanted = {part["name"]: part["means"]["m_fnl.published.input.f1"] for part in summary["slices"]}
+    assert version["test"]["All"]["f1"] == pytest.approx(wanted["All"])
+    assert version["tested"]["test_size"] == "32"
+    assert open_client(resolve_uri(job.tracking)).get_run(version["tested"]["test_run"])
+    assert f"{version['test']['All']['iou']:.4f}" in models("list")
+    assert "test" in models("show", 2)
+
+
+def test_each_network_sees_the_size_that_it_was_trained_at(
+    tmp_path: Path, squares_of_six_photographs: Path
+) -> None:
+    root = squares_of_six_photographs
+    for name, size in (("small", "32"), ("large", "64")):
+        train.run(training(tmp_path, root, name, data__size=size), fresh=False)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    tags = open_client(store).get_model_version("rsrnet", "2").tags
+    ours, theirs = (
+        fmean(chain.from_iterable(scores(f"models:/rsrnet/{number}", store, root, size).values()))
+        for number, size in ((2, 64), (1, 32))
+    )
+    assert float(tags["promotion/difference"]) == pytest.approx(ours - theirs, abs=1e-5)
+
+
+def test_a_champion_of_other_images_is_compared_on_the_candidate_s(
+    tmp_path: Path, squares_of_six_photographs: Path
+) -> None:
+    train.run(training(tmp_path, squares_of_six_photographs, "one"), fresh=False)
+    other = training(tmp_path, squares_of_six_photographs, "two", data__val="le50_test.txt", fit__lr="1e-3")
+    train.run(other, fresh=False)
+    tags = open_client(f"sqlite:///{tmp_path}/mlflow.db").get_model_version("rsrnet", "2").tags
+    assert "may have been trained on some of these" in tags["promotion_reason"]
+    assert float(tags["promotion/spread"]) > 0
+
+
+def test_a_champion_that_cannot_be_loaded_stays(
+    tmp_path: Path, squares_of_six_photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = training(tmp_path, squares_of_six_photographs, "one")
+    client = open_client(registry_of(job))
+    client.create_registered_model("rsrnet")
+    champion = client.create_model_version("rsrnet", str(tmp_path / "gone"), await_creation_for=0)
+    client.set_registered_model_alias("rsrnet", "champion", "1")
+    train.run(job, fresh=False)
+    reason = client.get_model_version("rsrnet", "2").tags["promotion_reason"]
+    assert "the champion, version 1, could not be scored" in reason
+    assert "--force" in reason
+    assert promotion.champion_of(client, "rsrnet").version == champion.version  # type: ignore[union-attr]
+    assert "not champion" in " ".join(capsys.readouterr().err.split())
+
+
+def registry_of(job: spec.TrainJob) -> str:
+    from rsrnet_platform.store import prepare
+
+    return prepare(job.tracking)
+
+
+def test_a_single_photograph_decides_nothing(tmp_path: Path, squares: Path) -> None:
+    for name, epochs in (("one", "1"), ("two", "4")):
+        train.run(training(tmp_path, squares, name, fit__epochs=epochs), fresh=False)
+    tags = open_client(f"sqlite:///{tmp_path}/mlflow.db").get_model_version("rsrnet", "2").tags
+    assert tags["promoted"] == "false"
+    assert "a single photograph" in tags["promotion_reason"]
+    assert tags["promotion/spread"] == "nan"
+
+
+def test_a_job_killed_before_the_decision_decides_when_started_again(
+    tmp_path: Path, squares_of_six_photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = training(tmp_path, squares_of_six_photographs, "cut")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "decide", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(job, fresh=False)
+    client = open_client(registry_of(job))
+    assert promotion.champion_of(client, "rsrnet") is None
+    scored: list[int] = []
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, composites: scored.append(1) or [])
+    train.run(job, fresh=False)
+    (version,) = client.search_model_versions("name = 'rsrnet'")
+    assert "there was no other champion" in version.tags["promotion_reason"]
+    assert scored == [], "the rows of the first start were kept"
+    assert not (tmp_path / "runs/cut/attempt-1/gate").exists()
+
+
+def test_help_imports_nothing_heavy(repository: Path) -> None:
+    code = (
+        f"import sys; sys.path[:0] = [{str(repository)!r}, {str(repository / 'platform')!r}]\n"
+        "import rsrnet_platform.cli\n"
+        "assert 'rsrnet_platform.models.commands' in sys.modules\n"
+        "sys.exit(bool({'mlflow', 'ray', 'torch'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
