@@ -173,20 +173,20 @@ def _conclude(
     client: MlflowClient, held: Held, model: RegisteredModel, version: ModelVersion, verdict: Verdict
 ) -> None:
     """Record a verdict and, if it says so, make the version champion."""
-    number, before, reason = int(version.version), champion_number(model), verdict.reason
-    measured = {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}
-    known = client.get_model_version(model.name, str(number)).tags
-    for key, value in measured.items():
-        if value is not None:
-            client.set_model_version_tag(model.name, str(number), key, str(value))
-        elif key in known:  # of an earlier decision
-            client.delete_model_version_tag(model.name, str(number), key)
-    if before == number:
-        # The process that made it champion was killed before it wrote this.
-        made = [event for event in history.read(model) if event.version == number]
-        before, reason = (made[-1].before, made[-1].reason) if made else (None, reason)
-    elif verdict.wins:
-        _move(client, held, model, number, verdict.how, reason)
+    name, number, before = model.name, version.version, champion_number(model)
+    if before == int(number):
+        # The process that made it champion was killed before it wrote down all of this.
+        made = [event for event in history.read(model) if event.version == before]
+        before, reason = (made[-1].before, made[-1].reason) if made else (None, verdict.reason)
+    else:
+        reason, known = verdict.reason, client.get_model_version(name, number).tags
+        for key, value in {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}.items():
+            if value is not None:
+                client.set_model_version_tag(name, number, key, str(value))
+            elif key in known:  # of an earlier decision
+                client.delete_model_version_tag(name, number, key)
+        if verdict.wins:
+            _move(client, held, model, int(number), verdict.how, reason)
     tags = {BEFORE: str(before or NOBODY), PROMOTED: str(verdict.wins).lower(), REASON: reason}
     for key, text in tags.items():  # the reason last: a version without it is decided on again
         client.set_model_version_tag(name, number, key, text)

@@ -24,7 +24,7 @@ from rsrnet.localizer import Localizer
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 from rsrnet_platform.promotion import Judge, Verdict
-from rsrnet_platform.registry import RegistryError, Version, register, resolve
+from rsrnet_platform.registry import RegistryError, Version, add_test_scores, register, resolve
 from rsrnet_platform.store import TrackingConfig, TrackingError, open_client, prepare
 from rsrnet_platform.tracking import Tracker
 
@@ -80,7 +80,8 @@ def train(config: TrackingConfig, uri: str, make_checkpoint: Checkpoint) -> Trai
             TrackingConfig(uri=uri, model=model),
             metrics={"val/iou": iou, "train/loss": 1.5},
             tags={"dataset": "f00"},
-            judge=judge_of(iou),
+            job_yaml="kind: train\n",
+            judge=by_metric(iou),
         )
 
     return run
@@ -97,17 +98,6 @@ def by_metric(iou: float) -> Judge:
 @pytest.fixture(scope="module")
 def version(train: Train) -> Version:
     return train("photographs", 0.61)
-
-
-def judge_of(iou: float) -> Judge:
-    """Compares by the tags of the versions."""
-
-    def judge(champion: ModelVersion) -> Verdict:
-        difference = iou - float(champion.tags["val/iou"])
-        reason = f"a difference of {difference:+.2f} to version {champion.version}"
-        return Verdict(difference > 0, reason, difference, 0.0)
-
-    return judge
 
 
 def run_of(client: MlflowClient, version: Version) -> str:
@@ -160,7 +150,7 @@ def test_the_model_of_the_run_has_the_metrics_and_the_run_keeps_one_point_per_ep
 def test_the_better_of_two_runs_becomes_champion(train: Train, uri: str) -> None:
     first, worse, better = (train("ladder", iou) for iou in (0.5, 0.4, 0.6))
     assert [first.champion, worse.champion, better.champion] == [True, False, True]
-    assert worse.reason == "a difference of -0.10 to version 1"
+    assert worse.reason == "0.4 beside 0.5"
     assert resolve("models:/ladder@champion", uri) == resolve("models:/ladder/3", uri)
 
 
@@ -170,9 +160,9 @@ def test_a_finished_job_run_again_registers_nothing_new(
     first = train("again", 0.5)
     config = TrackingConfig(uri=uri, model="again")
     run_id = run_of(client, first)
-    assert register(uri, run_id, make_checkpoint(0), config, **settings) == first  # type: ignore[arg-type]
+    assert register(uri, run_id, make_checkpoint(0), config, metrics={"val/iou": 0.5}, tags={}) == first
     longer = register(
-        uri, run_id, make_checkpoint(1), config, metrics={"val/iou": 0.7}, tags={}, judge=judge_of(0.7)
+        uri, run_id, make_checkpoint(1), config, metrics={"val/iou": 0.7}, tags={}, judge=by_metric(0.7)
     )
     assert (longer.version, longer.champion) == (2, True)
 
