@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 from rsrnet_platform.cluster import Cluster
-from rsrnet_platform.errors import causes, is_user_error
+from rsrnet_platform.errors import UserError, is_user_error
 from rsrnet_platform.lookup import resolve
 from rsrnet_platform.prediction import stages
 from rsrnet_platform.prediction.stages import Batch, Done, Settings
@@ -102,26 +103,36 @@ def _on_ray(
     options = data.context.execution_options
     memory = max(LEAST_MEMORY, AHEAD * (place.workers + 1) * _bytes_of(wave[0], settings))
     options.resource_limits = options.resource_limits.copy(object_store_memory=memory)
-    done = (
-        data.map(_read, fn_args=(settings,), num_cpus=FRACTION)
-        .map(
-            Network,
-            fn_constructor_args=network,
-            compute=ray.data.ActorPoolStrategy(
-                size=min(place.workers, len(wave)), max_tasks_in_flight_per_actor=2
-            ),
-            num_cpus=place.cpus_per_worker,
-            num_gpus=1 if place.use_gpu else 0,
-            max_restarts=max_failures,
-            max_task_retries=max_failures,
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates these two arguments and has no others; a worker that always dies would start for ever.
+        warnings.filterwarnings("ignore", "`ray_remote_args`")
+        done = (
+            data.map(_read, fn_args=(settings,), num_cpus=FRACTION)
+            .map(
+                Network,
+                fn_constructor_args=network,
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(place.workers, len(wave)), max_tasks_in_flight_per_actor=2
+                ),
+                num_cpus=place.cpus_per_worker,
+                num_gpus=1 if place.use_gpu else 0,
+                max_restarts=max_failures,
+                max_task_retries=max_failures,
+            )
+            .map(_write, fn_args=(settings,), num_cpus=FRACTION)
         )
-        .map(_write, fn_args=(settings,), num_cpus=FRACTION)
-    )
     try:
         for row in done.iter_rows():
-            yield _unpacked(row)
-    except ray.exceptions.RayError as error:
-        raise _told(error) from None
+            result = _unpacked(row)
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    except (ray.exceptions.ActorDiedError, ray.exceptions.WorkerCrashedError) as error:
+        raise UserError(
+            f"A worker died more than {max_failures} times (cluster.max_failures): {str(error).strip()}\n"
+            "  If the machine was out of memory, lower batch_size or cluster.workers. What was done stays; the job "
+            "started again goes on."
+        ) from error
 
 
 def _bytes_of(batch: Batch, settings: Settings) -> int:
@@ -130,17 +141,18 @@ def _bytes_of(batch: Batch, settings: Settings) -> int:
     return views * 3 * settings.model.size**2 * 4
 
 
-def _told(error: Exception) -> BaseException:
-    """The one message in what Ray raises, if there is one."""
-    return next(filter(is_user_error, causes(error)), error)
-
-
 def _read(row: dict[str, bytes], settings: Settings) -> dict[str, bytes]:
     return _packed(stages.read(_unpacked(row), settings))
 
 
 def _write(row: dict[str, bytes], settings: Settings) -> dict[str, bytes]:
-    return _packed(stages.write(_unpacked(row), settings))
+    try:
+        return _packed(stages.write(_unpacked(row), settings))
+    except Exception as error:
+        # Returned, because Ray Data would tell the cause as text in an error of its own.
+        if is_user_error(error):
+            return _packed(error)
+        raise
 
 
 def _packed(value: Any) -> dict[str, bytes]:
