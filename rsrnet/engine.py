@@ -159,8 +159,8 @@ class Training:
             metrics = self._train_epoch(network, train, clock, on_step)
             self.schedule.step()
             share_buffers(self.model)
-            metrics |= evaluate(self.model, val, self.device, precision=self.config.precision)
-            self.history.append({"train/lr": lr, **metrics})
+            scores = evaluate(self.model, val, self.device, precision=self.config.precision)
+            self.history.append({**scores, "train/lr": lr, **metrics})
             on_epoch(self)
 
     def _distributed(self) -> nn.Module:

@@ -37,11 +37,11 @@ _INIT = {"logging_level": "WARNING", "log_to_driver": False}
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
-    """How many workers a job has, what each holds, and where they run."""
+class PoolConfig:
+    """How many workers a job has that are independent of each other, what each holds, and where they run."""
 
-    workers: int = 1
-    """Worker processes; 0 computes in this process, without Ray."""
+    workers: int | None = None
+    """Worker processes; null: one for each GPU, or as many as the CPUs bear; 0: this process, without Ray."""
 
     cpus_per_worker: int = 1
     """CPU cores that each worker holds."""
@@ -58,7 +58,7 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         require(
             self,
-            workers=(self.workers >= 0, "a whole number, at least 0"),
+            workers=(self.workers is None or self.workers >= 0, "a whole number, at least 0, or null"),
             cpus_per_worker=(self.cpus_per_worker >= 1, "a whole number, at least 1"),
             accelerator=(self.accelerator in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
             address=(
@@ -67,6 +67,14 @@ class ClusterConfig:
             ),
             max_failures=(self.max_failures >= -1, "a whole number, at least -1"),
         )
+
+
+@dataclass(frozen=True)
+class ClusterConfig(PoolConfig):
+    """How many workers a job has, what each holds, and where they run."""
+
+    workers: int = 1
+    """Worker processes; 0 computes in this process, without Ray."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,11 @@ class Cluster:
         return _room(self.nodes, self.cpus_per_worker, self.use_gpu)
 
     @property
+    def pool_room(self) -> int:
+        """How many fit so that one CPU stays free for what brings them their work."""
+        return _pool_room(self.nodes, self.cpus_per_worker, self.use_gpu)
+
+    @property
     def resources_per_worker(self) -> dict[str, float]:
         """What Ray is asked for, for each worker."""
         return {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
@@ -114,7 +127,7 @@ class Cluster:
 
 
 @contextmanager
-def connect(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Cluster]:
+def connect(config: PoolConfig, *, dashboard: bool = False) -> Iterator[Cluster]:
     """Attach to a cluster, or start one, for as long as the context lasts.
 
     A Ray connection that this process already has is used and left as it is.
@@ -147,7 +160,7 @@ def connect(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Clust
         ray.shutdown()
 
 
-def foresee(config: ClusterConfig) -> Cluster:
+def foresee(config: PoolConfig) -> Cluster:
     """Where a job would compute; :func:`connect` without starting anything.
 
     Raises:
@@ -162,7 +175,8 @@ def foresee(config: ClusterConfig) -> Cluster:
 
     nodes = (Node(int(get_num_cpus()), torch.cuda.device_count()),)
     use_gpu = check_resources(config, nodes, "this machine")
-    return Cluster("local", True, nodes, config.workers, config.cpus_per_worker, use_gpu)
+    workers = _workers(config, nodes, use_gpu)
+    return Cluster("local", True, nodes, workers, config.cpus_per_worker, use_gpu)
 
 
 def settle_environment() -> None:
@@ -179,7 +193,7 @@ def _has_token() -> bool:
     return (Path.home() / ".ray" / "auth_token").is_file()
 
 
-def _find(config: ClusterConfig) -> str | None:
+def _find(config: PoolConfig) -> str | None:
     """The address to attach to; None: start a cluster."""
     if config.address == "local":
         return None
@@ -251,7 +265,7 @@ def _code() -> list[Path]:
     return [Path(file).resolve().parent for file in (rsrnet.__file__, rsrnet_platform.__file__)]
 
 
-def _this_process(config: ClusterConfig) -> Cluster:
+def _this_process(config: PoolConfig) -> Cluster:
     import torch
 
     gpus = torch.cuda.device_count()
@@ -259,16 +273,23 @@ def _this_process(config: ClusterConfig) -> Cluster:
     return Cluster(None, False, nodes, 0, config.cpus_per_worker, _use_gpu(config, nodes, "this machine"))
 
 
-def _cluster(ray: Any, config: ClusterConfig, *, started: bool) -> Cluster:
+def _cluster(ray: Any, config: PoolConfig, *, started: bool) -> Cluster:
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = tuple(Node(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in resources)
     address = ray.get_runtime_context().gcs_address
     where = "this machine" if started else f"the Ray cluster at {address}"
     use_gpu = check_resources(config, nodes, where)
-    return Cluster(address, started, nodes, config.workers, config.cpus_per_worker, use_gpu)
+    workers = _workers(config, nodes, use_gpu)
+    return Cluster(address, started, nodes, workers, config.cpus_per_worker, use_gpu)
 
 
-def check_resources(config: ClusterConfig, nodes: tuple[Node, ...], where: str) -> bool:
+def _workers(config: PoolConfig, nodes: tuple[Node, ...], use_gpu: bool) -> int:
+    if config.workers is not None:
+        return config.workers
+    return _pool_room(nodes, config.cpus_per_worker, use_gpu)
+
+
+def check_resources(config: PoolConfig, nodes: tuple[Node, ...], where: str) -> bool:
     """Check that all workers of a job fit at once: Ray would wait for the missing room without a word.
 
     Args:
@@ -284,7 +305,7 @@ def check_resources(config: ClusterConfig, nodes: tuple[Node, ...], where: str) 
     """
     use_gpu = _use_gpu(config, nodes, where)
     room = _room(nodes, config.cpus_per_worker, use_gpu)
-    if config.workers > room:
+    if config.workers is not None and config.workers > room:
         asked = _count(config.cpus_per_worker, "CPU") + (" and a GPU" if use_gpu else "")
         remedies = [f"Set cluster.workers to {room}" if room else "Ask for less"]
         if use_gpu:
@@ -302,7 +323,12 @@ def _room(nodes: tuple[Node, ...], cpus: int, use_gpu: bool) -> int:
     return sum(min(node.cpus // cpus, node.gpus if use_gpu else node.cpus) for node in nodes)
 
 
-def _use_gpu(config: ClusterConfig, nodes: tuple[Node, ...], where: str) -> bool:
+def _pool_room(nodes: tuple[Node, ...], cpus: int, use_gpu: bool) -> int:
+    """How many fit so that one CPU stays free for what brings them their work."""
+    return min(_room(nodes, cpus, use_gpu), (sum(node.cpus for node in nodes) - 1) // cpus)
+
+
+def _use_gpu(config: PoolConfig, nodes: tuple[Node, ...], where: str) -> bool:
     available = any(node.gpus for node in nodes)
     if config.accelerator == "gpu" and not available:
         raise UserError(

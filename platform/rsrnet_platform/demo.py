@@ -23,7 +23,7 @@ from rsrnet.metrics import RAW, MetricSums, image_metrics
 from rsrnet_platform import cluster, lookup, predict, spec, train
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.pictures import pixels
-from rsrnet_platform.store import resolve_uri
+from rsrnet_platform.store import ensure_experiment, open_client, resolve_uri
 from rsrnet_platform.terminal import console
 
 HOME = "~/rsrnet"
@@ -44,7 +44,7 @@ def main() -> None:
     output = Path(HOME).expanduser() / "demo"
     held_out = Path(training.data.root) / training.data.test
     model = f"models:/{training.tracking.model}@champion"
-    changes = (f"model={model}", f"input={held_out}", f"output={output}")
+    changes = (f"model={model}", f"input={held_out}", f"output={output}", "overlays=true")
     prediction = cast(spec.PredictJob, _job("predict.yaml", *changes))
     with cluster.connect(training.cluster):
         train.run(training, fresh=False)
@@ -53,8 +53,7 @@ def main() -> None:
     scores = compare(training, lookup.resolve(prediction.model, uri))
     Console(highlight=False).print(_table(scores, training.data.size))
     console.print(f"Pictures of the predicted regions: {output / 'overlays'}")
-    see = uri if uri.startswith("http") else f".venv/bin/mlflow ui --backend-store-uri {uri}"
-    console.print(f"MLflow, with every run, picture and model: {see}")
+    _show_pages(uri, training.tracking.experiment)
 
 
 def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]:
@@ -88,6 +87,17 @@ def compare(job: spec.TrainJob, checkpoint: Path) -> dict[str, dict[str, float]]
                 mask = torch.from_numpy(localize(batch["image"][0]))[None, None]
                 sums[name].add(image_metrics(mask, batch["mask"], RAW))
     return {name: total.mean() for name, total in sums.items()}
+
+
+def _show_pages(uri: str, experiment: str) -> None:
+    """How to look at the runs and models in a browser."""
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    if server != uri:
+        console.print(f"MLflow: .venv/bin/mlflow ui --backend-store-uri {uri}")
+    # Its first page is about language models.
+    number = ensure_experiment(open_client(uri), uri, experiment)
+    console.print(f"Runs, curves and pictures: {server}/#/experiments/{number}/runs")
+    console.print(f"Models, and which is champion: {server}/#/models")
 
 
 def _job(name: str, *overrides: str) -> spec.Job:

@@ -127,6 +127,8 @@ def session(job: JobT, subject: Subject, what: str, *, fresh: bool) -> Iterator[
             attempt = folder.folder / folder.attempt
             parts = attempt / f"rows-{subject.digest[:16]}"
             with _tracker(job, subject, folder, uri) as tracker:
+                counts = {"composites": len(composites)}
+                tracker.log_dataset(job.data.root, folder.data.fingerprint, job.split, counts)
                 yield Session(job, subject, place, composites, trained, tracker, attempt / RESULTS, parts)
             shutil.rmtree(parts)
             folder.update(status="finished")

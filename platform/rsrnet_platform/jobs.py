@@ -19,7 +19,7 @@ from rsrnet.model.config import ABLATIONS, RSRNetConfig
 from rsrnet.recipe import FitConfig
 from rsrnet_platform.ablation import rows as ablation_rows
 from rsrnet_platform.checking import build, key_of, leaves
-from rsrnet_platform.cluster import ClusterConfig
+from rsrnet_platform.cluster import ClusterConfig, PoolConfig
 from rsrnet_platform.search import space
 from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.store import TrackingConfig
@@ -264,32 +264,51 @@ class AblateJob:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob:
-    """`kind: predict`: masks, overlays and a table for a folder of images."""
+    """`kind: predict`: a mask for each of many images, and a table of them."""
 
     kind: Literal["predict"] = "predict"
 
     name: str
     """What the job is called."""
 
+    description: str = ""
+    """One line for people."""
+
     model: str
-    """Registered model, such as `models:/rsrnet@champion`, or the folder of a checkpoint."""
+    """Registered model, such as `models:/rsrnet@champion`, a run, `runs:/ID`, or the folder of a checkpoint."""
 
     input: str
-    """Folder of the images."""
+    """Folder, pattern (`photos/**/*.jpg`), list, Parquet table or image; a path, or a URI (`s3://bucket/photos`)."""
 
     output: str
-    """Folder for the masks, the overlays and the table."""
+    """Folder or URI for the masks, the overlays and the table; a job started again goes on there."""
 
     threshold: float = 0.5
     """Probability from which a pixel counts as inharmonious (paper: 0.5)."""
 
-    overlays: bool = True
-    """Whether to draw each mask over its image."""
+    min_region: float = 0.0
+    """Connected regions that take a smaller share of the image, 0 to 1, are dropped; 0: none."""
 
-    batch_size: int = 8
-    """Images a worker holds at once."""
+    flip: bool = False
+    """Whether to average each mask with that of the mirrored image; twice the time of the network."""
 
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    window: int | None = None
+    """Side of a sliding window in pixels of the image, for images that are larger; null: the whole image alone, as in
+    the paper."""
+
+    masks: Literal["binary", "soft"] = "binary"
+    """What masks show: `binary` is 255 in the regions and 0 outside, `soft` the probability, of 255."""
+
+    overlays: bool = False
+    """Whether to draw each mask over its image too: a picture of its size, which takes longer than all the rest."""
+
+    batch_size: int = 16
+    """Images that go through the network together, and are done or not done together."""
+
+    max_error_fraction: float = 0.5
+    """Share of images that cannot be read, 0 to 1, above which the job ends: something else is wrong then."""
+
+    cluster: PoolConfig = field(default_factory=PoolConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
@@ -297,10 +316,14 @@ class PredictJob:
             self,
             name=(bool(_NAME.fullmatch(self.name)), _NAME_RULE),
             model=(bool(self.model), "a model URI or a folder"),
-            input=(bool(self.input), "a folder"),
+            input=(bool(self.input), "a folder, a pattern, a list, a table or an image"),
             output=(bool(self.output), "a folder"),
             threshold=(0 < self.threshold < 1, "a number between 0 and 1"),
+            min_region=(0 <= self.min_region < 1, "a number from 0 on, below 1"),
+            window=(self.window is None or self.window >= 1, "a whole number of pixels, at least 1, or null"),
+            masks=(self.masks in ("binary", "soft"), "binary or soft"),
             batch_size=(self.batch_size >= 1, "a whole number, at least 1"),
+            max_error_fraction=(0 <= self.max_error_fraction <= 1, "a number from 0 to 1"),
         )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import mkdtemp
@@ -15,18 +16,42 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 import rsrnet
+from rsrnet_platform import modelcard
 
-_REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "safetensors")
+_REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors")
+"""What prediction imports, beside MLflow itself; torchvision is needed to start a training only."""
+
 _EXAMPLE_SIZE = 32
 
 
-def save_pyfunc(folder: Path, checkpoint: Path, run_id: str, model_id: str) -> None:
-    """Write a self-contained MLflow model: code as text, weights as safetensors, nothing pickled."""
+def save_pyfunc(
+    folder: Path,
+    checkpoint: Path,
+    run_id: str,
+    model_id: str,
+    *,
+    job_yaml: str | None,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+) -> None:
+    """Write a self-contained MLflow model: code as text, weights as safetensors, documents, nothing pickled.
+
+    Args:
+        folder: of the model, which is made.
+        checkpoint: folder with the weights and the configuration.
+        run_id: the run that trained it.
+        model_id: of MLflow's logged model.
+        job_yaml: the resolved job file of the training, kept beside the model; None: it is not known.
+        tags: what the model stands on, from :func:`rsrnet_platform.provenance.tags`.
+        metrics: of the model, for its card; the counts of images, ``data/...``, are told there too.
+    """
+    # A project of uv in the current directory would have its files, which are not the model's, copied into it.
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
     import mlflow
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from rsrnet.checkpoint import CONFIG, WEIGHTS
+    from rsrnet.checkpoint import CONFIG, WEIGHTS, read_card
 
     for chatty in ("mlflow.pyfunc", "mlflow.utils.environment"):  # "validating ...", "no pip here"
         logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -42,6 +67,22 @@ def save_pyfunc(folder: Path, checkpoint: Path, run_id: str, model_id: str) -> N
         input_example=_example(),
         mlflow_model=Model(run_id=run_id, model_id=model_id),
     )
+    _forget_this_machine(folder)
+    documents = modelcard.documents(read_card(checkpoint), job_yaml, tags, metrics)
+    for name, text in documents.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _forget_this_machine(folder: Path) -> None:
+    """Take out of ``MLmodel`` where the parts of a model were copied from, which nothing reads."""
+    from mlflow.models import Model
+
+    model = Model.load(str(folder))
+    flavor = model.flavors["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(str(folder / "MLmodel"))
 
 
 def _public_version(name: str) -> str:

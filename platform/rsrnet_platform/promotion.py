@@ -179,11 +179,11 @@ def _conclude(
         made = [event for event in history.read(model) if event.version == before]
         before, reason = (made[-1].before, made[-1].reason) if made else (None, verdict.reason)
     else:
-        reason = verdict.reason
+        reason, known = verdict.reason, client.get_model_version(name, number).tags
         for key, value in {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}.items():
             if value is not None:
                 client.set_model_version_tag(name, number, key, str(value))
-            elif key in version.tags:  # of an earlier decision
+            elif key in known:  # of an earlier decision
                 client.delete_model_version_tag(name, number, key)
         if verdict.wins:
             _move(client, held, model, int(number), verdict.how, reason)

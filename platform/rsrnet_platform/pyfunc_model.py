@@ -26,12 +26,19 @@ class RSRNetModel(PythonModel):
 
         Args:
             context: unused, MLflow passes it.
-            model_input: RGB images, uint8 (N, H, W, 3).
+            model_input: RGB images of one size, uint8 (N, H, W, 3).
             params: unused, MLflow passes it.
 
         Returns:
             Masks, float32 (N, H, W) in [0, 1], 1 = inharmonious.
+
+        Raises:
+            ValueError: if the images are of different sizes; MLflow lets such arrays of objects through.
         """
+        if model_input.dtype == object:
+            raise ValueError("images of different sizes cannot be one array: ask once for each size")
+        if not len(model_input):
+            return np.zeros(model_input.shape[:3], np.float32)
         return np.stack(self.localizer(list(model_input)))
 
 

@@ -34,9 +34,6 @@ _PURPOSE = "Finds the region of a composite image whose colour or light does not
 _QUALITY = ("val/", "test/")
 _WEIGHTS_TAG = "weights_sha256"
 
-JOB = "job.yaml"
-"""The resolved job file, in the folder of a version as among the artifacts of a run."""
-
 
 @dataclass(frozen=True)
 class Version:
@@ -106,7 +103,7 @@ def register(
         quality = {key: value for key, value in metrics.items() if key.startswith(_QUALITY)}
         if version is None:
             run = client.get_run(run_id)
-            logged = _log_model(client, run, checkpoint, card, config.model, metrics, job_yaml)
+            logged = _log_model(client, run, checkpoint, card, config.model, tags, metrics, job_yaml)
             facts = {**tags, **{key: str(value) for key, value in quality.items()}, _WEIGHTS_TAG: digest}
             version = _create_version(client, run, logged, config.model, facts)
         if not version.description:
@@ -138,6 +135,7 @@ def _log_model(
     checkpoint: Path,
     card: ModelCard,
     name: str,
+    tags: Mapping[str, str],
     metrics: Mapping[str, float],
     job_yaml: str | None,
 ) -> LoggedModel:
@@ -154,9 +152,15 @@ def _log_model(
     )
     try:
         with TemporaryDirectory() as folder:
-            save_pyfunc(Path(folder) / "model", checkpoint, run.info.run_id, logged.model_id)
-            if job_yaml is not None:
-                (Path(folder) / "model" / JOB).write_text(job_yaml, encoding="utf-8")
+            save_pyfunc(
+                Path(folder) / "model",
+                checkpoint,
+                run.info.run_id,
+                logged.model_id,
+                job_yaml=job_yaml,
+                tags=tags,
+                metrics={**_counts(run), **metrics},
+            )
             client.log_model_artifacts(logged.model_id, f"{folder}/model")
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
@@ -165,6 +169,16 @@ def _log_model(
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=card.epoch)])
     _log_model_metrics(client, run.info.run_id, logged.model_id, card.epoch, metrics)
     return logged
+
+
+def _counts(run: Run) -> dict[str, float]:
+    """How many images the run was given, by split; see ``Tracker.log_dataset``."""
+    given = [
+        each.dataset.profile
+        for each in (run.inputs.dataset_inputs if run.inputs else ())
+        if each.dataset.profile
+    ]
+    return {f"data/{split}": count for profile in given for split, count in json.loads(profile).items()}
 
 
 def _log_model_metrics(

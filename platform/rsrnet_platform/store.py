@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _DEFAULT_STORE = "~/rsrnet/mlflow.db"
+_EXPERIMENT_TAGS = {
+    # Otherwise the pages of a fresh store are about language models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Trainings, searches and evaluations of RSRNet, which finds the region of a composite image "
+    "whose colour or light does not fit. Pictures of each run are among its artifacts.",
+}
 _LOCK_SECONDS = 120
 _ONE_QUICK_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
@@ -192,7 +198,7 @@ def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
         database = database_of(uri)
         location = None if database is None else str(database.parent / "mlartifacts")
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -7,6 +7,7 @@ importing this module is cheap.
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from rsrnet.uris import is_uri
 from rsrnet_platform.store import (
     TrackingConfig,
     TrackingError,
@@ -173,8 +175,26 @@ class Tracker:
             self._call(self._client.log_batch, self.run_id, metrics=batch)
             self._held.update((metric.key, metric.step) for metric in batch)
 
+    def log_dataset(self, root: str, fingerprint: str, context: str, counts: Mapping[str, int]) -> None:
+        """Say what the run stands on, where MLflow's pages show it; said again, it changes nothing.
+
+        Args:
+            root: folder or URI of the dataset; its last part is the name.
+            fingerprint: of its images.
+            context: what they are for, such as ``training``.
+            counts: how many of which kind.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name = root.rstrip("/").rpartition("/")[2] or root
+        source, profile = json.dumps({"uri": root}), json.dumps(counts)
+        # MLflow keeps 36 characters of a digest.
+        dataset = Dataset(name, fingerprint[:16], "uri" if is_uri(root) else "local", source, profile=profile)
+        tag = InputTag("mlflow.data.context", context)
+        self._call(self._client.log_inputs, self.run_id, [DatasetInput(dataset, [tag])])
+
     def log_image(self, image: Image, path: str) -> None:
-        """Keep a picture as artifact, such as ``pictures/epoch_003/grid.png``."""
+        """Keep a picture as artifact, such as ``pictures/epoch_003_masks.png``."""
         self._call(self._client.log_image, self.run_id, image, path)
 
     def log_text(self, text: str, path: str) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rsrnet_platform import cluster, preflight, provenance, registry, runs, spec
 from rsrnet_platform.calibration import calibrate
 from rsrnet_platform.progress import follow
-from rsrnet_platform.runs import Data
 from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
 from rsrnet_platform.tracking import Tracker
@@ -71,7 +70,8 @@ def _train(
         tags=tags | note,
         job_yaml=spec.to_yaml(job),
     ) as tracker:
-        _log_data(tracker, data)
+        counts = {"training": data.train, "validation": data.val, "skipped": len(data.skipped)}
+        tracker.log_dataset(job.data.root, data.fingerprint, "training", counts)
         progress = folder.folder / folder.attempt / "progress.jsonl"
         task = Task(job, uri, tracker.run_id, str(progress), frozenset(data.skipped))
         with follow(progress, console):
@@ -112,8 +112,3 @@ def _fit(task: Task, folder: runs.Run, place: cluster.Cluster) -> Path:
     host = LocalHost(folder.folder / folder.attempt, place.use_gpu)
     train(task, host)
     return host.best()
-
-
-def _log_data(tracker: Tracker, data: Data) -> None:
-    counts = {"train": data.train, "val": data.val, "skipped": len(data.skipped)}
-    tracker.log_epoch(0, {f"data/{name}_images": count for name, count in counts.items()})

@@ -192,7 +192,7 @@ class Observer:
         self.tracker.log_epoch(training.epoch, metrics)
         if training.epoch % ceil(self.epochs / PICTURES_A_RUN) == 0 or training.epoch == self.epochs:
             for name, picture in self.pictures.draw(training.model, self.device).items():
-                self.tracker.log_image(picture, f"pictures/epoch_{training.epoch:03d}/{name}")
+                self.tracker.log_image(picture, f"pictures/epoch_{training.epoch:03d}_{name}")
         best = "  (best so far)" if training.best_epoch == training.epoch else ""
         text = (
             f"epoch {training.epoch}/{self.epochs} done  loss {metrics['train/loss']:.3f}  "

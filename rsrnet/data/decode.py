@@ -105,12 +105,19 @@ def _read(source: Source, at_least: int | None, convert: Callable[[Image.Image],
     with _reasons(), without_warnings:
         if isinstance(source, Image.Image):
             return _picture(source, at_least, convert)
-        file = io.BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source))
+        file = io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
         with file, _open_image(file) as image:
             return _picture(image, at_least, convert)
 
 
-def _open_file(path: Path) -> BinaryIO:
+def open_file(path: str | PathLike[str]) -> BinaryIO:
+    """Open a file to be read.
+
+    Raises:
+        DecodeError: if it is a folder, a pipe or another thing that is no file.
+        OSError: if the system refuses.
+    """
+    path = Path(path)
     mode = path.stat().st_mode
     # Opening a pipe would wait for somebody to write into it.
     if not stat.S_ISREG(mode):

@@ -97,7 +97,7 @@ class RSRNet(nn.Module):
         if self.reasoning is None:
             m_dec, _ = self.decoder(features, None)
             m_dec = m_dec[..., : images.shape[2], : images.shape[3]]
-            nothing = m_dec.new_zeros(len(m_dec), 0)
+            nothing = m_dec.new_zeros(m_dec.shape[0], 0)
             return RSRNetOutput(m_dec[:, :0], m_dec, m_dec, m_dec, nothing, nothing.sum(1).long())
         return self._decode(images, features, self.reasoning(features[3], iterations, tolerance))
 

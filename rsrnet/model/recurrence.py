@@ -109,7 +109,7 @@ def unroll(
         raise IterationsError(
             f"tolerance = {tolerance}: a number from 0 to below 1, or None for no early exit"
         )
-    moving = torch.arange(len(state.mask), device=state.mask.device)
+    moving = torch.arange(state.mask.shape[0], device=state.mask.device)
     taken = torch.zeros_like(moving)
     masks: list[Tensor] = []
     upsampled: list[Tensor] = []
@@ -133,6 +133,6 @@ def unroll(
 
 def _over(earlier: list[Tensor], moving: Tensor, masks: Tensor) -> Tensor:
     """The masks of all images: new ones of those that move, the last ones of the others."""
-    if not earlier or len(masks) == len(earlier[-1]):
+    if not earlier or masks.shape[0] == earlier[-1].shape[0]:
         return masks
     return earlier[-1].index_copy(0, moving, masks)

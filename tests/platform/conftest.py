@@ -74,8 +74,8 @@ def the_run(job: spec.TrainJob) -> Any:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server, whose artifacts are reached over HTTP only."""
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server with a store of its own, which hands out artifacts over HTTP."""
     folder = tmp_path_factory.mktemp("server")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

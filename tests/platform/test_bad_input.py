@@ -36,6 +36,7 @@ from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 from rsrnet_platform import cli, predict, spec
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.prediction.inputs import find_images
 
 Array = np.ndarray
 WHITE, BLACK = 255, 0
@@ -344,7 +345,7 @@ def test_predict(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str])
         (folder / f"{name}.{kind.suffix}").write_bytes(file_of(name, "image")[0])
     # No pixel reaches the threshold, so that the overlay is the image as it was read.
     given = {"kind": "predict", "model": str(model), "input": str(folder), "output": str(output)}
-    job = spec.parse({**given, "name": "p", "threshold": 0.9999, "cluster": {"workers": 0}})
+    job = spec.parse({**given, "name": "p", "threshold": 0.9999, "overlays": True, "cluster": {"workers": 0}})
     assert isinstance(job, spec.PredictJob)
     predict.run(job, fresh=False)
     rows = {Path(row["path"]).stem: row for row in pq.read_table(output / predict.TABLE).to_pylist()}
@@ -411,4 +412,4 @@ def test_images_in_a_folder_that_may_not_be_read_are_not_left_out_silently(tmp_p
     closed.mkdir(mode=0)
     Image.new("RGB", (4, 4)).save(tmp_path / "open.png")
     with pytest.raises(UserError, match=r"closed cannot be read \(Permission denied\)"):
-        predict.find_images(tmp_path, tmp_path / "out")
+        find_images(str(tmp_path), str(tmp_path / "out"))

@@ -357,33 +357,6 @@ def test_each_network_sees_the_size_that_it_was_trained_at(
     assert float(tags["promotion/difference"]) == pytest.approx(ours - theirs, abs=1e-5)
 
 
-def test_a_champion_of_other_images_is_compared_on_the_candidate_s(
-    tmp_path: Path, squares_of_six_photographs: Path
-) -> None:
-    train.run(training(tmp_path, squares_of_six_photographs, "one"), fresh=False)
-    other = training(tmp_path, squares_of_six_photographs, "two", data__val="le50_test.txt", fit__lr="1e-3")
-    train.run(other, fresh=False)
-    tags = open_client(f"sqlite:///{tmp_path}/mlflow.db").get_model_version("rsrnet", "2").tags
-    assert "may have been trained on some of these" in tags["promotion_reason"]
-    assert float(tags["promotion/spread"]) > 0
-
-
-def test_a_champion_that_cannot_be_loaded_stays(
-    tmp_path: Path, squares_of_six_photographs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = training(tmp_path, squares_of_six_photographs, "one")
-    client = open_client(registry_of(job))
-    client.create_registered_model("rsrnet")
-    champion = client.create_model_version("rsrnet", str(tmp_path / "gone"), await_creation_for=0)
-    client.set_registered_model_alias("rsrnet", "champion", "1")
-    train.run(job, fresh=False)
-    reason = client.get_model_version("rsrnet", "2").tags["promotion_reason"]
-    assert "the champion, version 1, could not be scored" in reason
-    assert "--force" in reason
-    assert promotion.champion_of(client, "rsrnet").version == champion.version  # type: ignore[union-attr]
-    assert "not champion" in " ".join(capsys.readouterr().err.split())
-
-
 def registry_of(job: spec.TrainJob) -> str:
     from rsrnet_platform.store import prepare
 

@@ -15,6 +15,7 @@ from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 from rsrnet_platform import cli, predict, spec, train
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.prediction.output import JOB
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def images(tmp_path: Path) -> Path:
 
 def job(model: object, images: Path, output: Path, **more: object) -> spec.PredictJob:
     given = {"kind": "predict", "name": "p", "model": str(model), "input": str(images), "output": str(output)}
-    made = spec.parse({**given, "threshold": 0.4, "cluster": {"workers": 0}, **more})
+    made = spec.parse({**given, "threshold": 0.4, "overlays": True, "cluster": {"workers": 0}, **more})
     assert isinstance(made, spec.PredictJob)
     return made
 
@@ -102,7 +103,7 @@ def test_same_images_and_model_give_the_same_bytes(model, images, tmp_path) -> N
     for name in ("one", "two"):
         predict.run(job(model, images, tmp_path / name), fresh=False)
         # predict.yaml names the output folder, so it differs by right
-        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != predict.JOB)
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != JOB)
         written.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
     assert written[0] == written[1]
 
@@ -121,7 +122,7 @@ def test_the_champion_is_found_by_its_alias_and_recorded_by_its_version(make_job
         ("model=models:/nobody@champion", "no model 'nobody'"),
         ("model=models:/rsrnet@runner-up", "has no alias 'runner-up'"),
         ("model={tmp}/nowhere", "has no model.safetensors and config.json"),
-        ("input={tmp}/nowhere", "there is no such folder, image or list"),
+        ("input={tmp}/nowhere", "there is no such folder, image, table or list"),
         ("input={tmp}/empty", "no image in it"),
         ("output=/proc/out", "output = /proc/out: cannot be written"),
         ("threshold=1.5", "threshold = 1.5"),

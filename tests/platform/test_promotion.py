@@ -1,522 +1,243 @@
-"""The champion: who becomes it, what is kept of it, and that jobs finishing together agree on one."""
+"""The champion: who becomes it and why, and that jobs finishing together leave one, with a truthful history."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import subprocess
-import sys
+import math
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from rsrnet_platform import promotion
 from rsrnet_platform.models import history, lock
-from rsrnet_platform.models.history import CHAMPION, Event
-from rsrnet_platform.promotion import PromotionError, Verdict, champion_of, decide, decision_of
+from rsrnet_platform.promotion import CHAMPION, PromotionError, Verdict, champion_of, decide, decision_of
 from rsrnet_platform.store import TrackingConfig, TrackingError, open_client, prepare
 
-SERVER = "http://a-server"
-"""Has the lock for servers taken on an embedded store."""
+SPREAD = 0.05
 
-Make = Callable[..., ModelVersion]
+
+class Registry:
+    """Versions with a score, compared by it."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.client = open_client(uri)
+        self.known: set[str] = set()
+
+    def make(self, name: str, score: float) -> ModelVersion:
+        if name not in self.known:
+            self.client.create_registered_model(name)
+            self.known.add(name)
+        run = self.client.create_run("0").info  # a server takes no version without one
+        return self.client.create_model_version(
+            name, run.artifact_uri, run.run_id, tags={"val/iou": str(score)}, await_creation_for=0
+        )
+
+    def decide(self, version: ModelVersion, look: Callable[[], object] = lambda: None) -> None:
+        mine = float(version.tags["val/iou"])
+
+        def judge(champion: ModelVersion) -> Verdict:
+            look()
+            difference = mine - float(champion.tags["val/iou"])
+            reason = f"measured against version {champion.version}"
+            return Verdict(difference > SPREAD, reason, difference, SPREAD)
+
+        decide(self.client, self.uri, version, mine, judge)
+
+    def champion(self, name: str) -> int | None:
+        holder = champion_of(self.client, name)
+        return None if holder is None else int(holder.version)
+
+    def events(self, name: str) -> list[tuple[int | None, int | None, str]]:
+        events = history.read(self.client.get_registered_model(name))
+        return [(event.before, event.version, event.how) for event in events]
+
+    def tags(self, version: ModelVersion) -> dict[str, str]:
+        return self.client.get_model_version(version.name, version.version).tags
+
+    def decided(self, name: str, *scores: float) -> list[ModelVersion]:
+        versions = [self.make(name, score) for score in scores]
+        for version in versions:
+            self.decide(version)
+        return versions
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return prepare(TrackingConfig(uri=str(tmp_path_factory.mktemp("store"))))
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return Registry(prepare(TrackingConfig(uri=str(tmp_path_factory.mktemp("store")))))
 
 
-@pytest.fixture(scope="module")
-def client(uri: str) -> MlflowClient:
-    return open_client(uri)
-
-
-@pytest.fixture(scope="module")
-def make(client: MlflowClient) -> Make:
-    """Create a version of a model, which is made if it is new, with a validation IoU."""
-    known: set[str] = set()
-
-    def version(name: str, score: float = 0.5) -> ModelVersion:
-        if name not in known:
-            client.create_registered_model(name)
-            known.add(name)
-        tags = {"val/iou": str(score)}
-        return client.create_model_version(name, "/nowhere", tags=tags, await_creation_for=0)
-
-    return version
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits between two looks at the lock."""
-    monkeypatch.setattr(
-        lock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: time.sleep(0.001))
+def test_a_candidate_must_win_by_more_than_the_spread(registry: Registry) -> None:
+    first, near, better = registry.decided("steps", 0.5, 0.54, 0.6)
+    assert registry.champion("steps") == 3
+    assert registry.events("steps") == [(None, 1, "first"), (1, 3, "gate")]
+    assert decision_of(registry.client.get_model_version("steps", "1")) == (
+        "there was no other champion; val/iou 0.5000"
+    )
+    tags = registry.tags(near)
+    assert (tags["promoted"], tags["champion_before"]) == ("false", "1")
+    assert float(tags["promotion/difference"]) == pytest.approx(0.04)
+    assert float(tags["promotion/spread"]) == SPREAD
+    assert (registry.tags(first)["champion_before"], registry.tags(better)["champion_before"]) == (
+        "none",
+        "1",
     )
 
 
-def judge(candidate: ModelVersion, spread: float = 0.0) -> promotion.Judge:
-    """Compares by the tags."""
-
-    def compare(champion: ModelVersion) -> Verdict:
-        difference = score(candidate) - score(champion)
-        wins = difference > spread
-        return Verdict(wins, f"{difference:+.2f} beside version {champion.version}", difference, spread)
-
-    return compare
+def test_a_score_that_is_no_number_makes_no_first_champion(registry: Registry) -> None:
+    (version,) = registry.decided("nan", math.nan)
+    assert registry.champion("nan") is None
+    assert registry.tags(version)["promotion_reason"] == "its val/iou is not a number"
 
 
-def score(version: ModelVersion) -> float:
-    return float(version.tags["val/iou"])
+def test_without_a_comparison_a_champion_stays(registry: Registry) -> None:
+    registry.decided("alone", 0.3)
+    version = registry.make("alone", 0.9)
+    decide(registry.client, registry.uri, version, 0.9, None)
+    assert registry.champion("alone") == 1
+    assert "not compared with the champion, version 1" in registry.tags(version)["promotion_reason"]
 
 
-def settle_on(client: MlflowClient, uri: str, version: ModelVersion, spread: float = 0.0) -> None:
-    decide(client, uri, version, score(version), judge(version, spread))
+def test_a_champion_that_changed_during_the_comparison_is_compared_with_too(registry: Registry) -> None:
+    registry.decided("meanwhile", 0.3)
+    slow, fast = registry.make("meanwhile", 0.5), registry.make("meanwhile", 0.6)
+    compared = []
 
-
-def champion(client: MlflowClient, name: str) -> int | None:
-    holder = champion_of(client, name)
-    return None if holder is None else int(holder.version)
-
-
-def tags(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
-    return dict(client.get_model_version(version.name, version.version).tags)
-
-
-def events(client: MlflowClient, name: str) -> list[Event]:
-    return history.read(client.get_registered_model(name))
-
-
-def changes(client: MlflowClient, name: str) -> list[tuple[int | None, int | None, str]]:
-    return [(event.before, event.version, event.how) for event in events(client, name)]
-
-
-def require_truth(client: MlflowClient, name: str) -> None:
-    """Every event begins where the one before ended, the last one at the alias, and the times ascend."""
-    kept = events(client, name)
-    assert kept[0].before is None
-    assert all(later.before == earlier.version for earlier, later in pairwise(kept))
-    assert kept[-1].version == champion(client, name)
-    assert all(event.done for event in kept)
-    assert [event.time for event in kept] == sorted(event.time for event in kept)
-
-
-def test_only_a_lead_above_the_spread_changes_the_champion(
-    client: MlflowClient, uri: str, make: Make
-) -> None:
-    versions = [make("steps", value) for value in (0.5, 0.53, 0.6, 0.4)]
-    for version in versions:
-        settle_on(client, uri, version, spread=0.05)
-    assert changes(client, "steps") == [(None, 1, "first"), (1, 3, "gate")]
-    require_truth(client, "steps")
-    assert [decision_of(client.get_model_version("steps", str(number))) for number in (1, 2, 3, 4)] == [
-        "there was no other champion; val/iou 0.5000",
-        "+0.03 beside version 1",
-        "+0.10 beside version 1",
-        "-0.20 beside version 3",
-    ]
-    known = [tags(client, version) for version in versions]
-    assert [each["promoted"] for each in known] == ["true", "false", "true", "false"]
-    assert [each["champion_before"] for each in known] == ["none", "1", "1", "3"]
-    assert [each.get("promotion/difference") for each in known[:1]] == [None]
-    assert float(known[2]["promotion/difference"]) == pytest.approx(0.1)
-    assert float(known[2]["promotion/spread"]) == 0.05
-
-
-def test_a_first_champion_needs_a_score_that_is_a_number(client: MlflowClient, uri: str, make: Make) -> None:
-    version = make("nan", float("nan"))
-    settle_on(client, uri, version)
-    assert champion(client, "nan") is None
-    assert tags(client, version)["promotion_reason"] == "its val/iou is not a number"
-    assert events(client, "nan") == []
-
-
-def test_without_a_comparison_a_champion_stays(client: MlflowClient, uri: str, make: Make) -> None:
-    decide(client, uri, make("alone", 0.1), 0.1, None)
-    decide(client, uri, second := make("alone", 0.9), 0.9, None)
-    assert champion(client, "alone") == 1
-    assert "not compared with the champion, version 1" in tags(client, second)["promotion_reason"]
-
-
-def test_a_new_champion_during_the_comparison_is_one_more_to_beat(
-    client: MlflowClient, uri: str, make: Make
-) -> None:
-    first, second, third = (make("meanwhile", value) for value in (0.2, 0.3, 0.4))
-    settle_on(client, uri, first)
-    compared: list[int] = []
-
-    def slow(against: ModelVersion) -> Verdict:
-        compared.append(int(against.version))
+    def look() -> None:
+        compared.append(registry.champion("meanwhile"))
         if len(compared) == 1:
-            settle_on(client, uri, third)
-        return judge(second)(against)
+            registry.decide(fast)
 
-    decide(client, uri, second, 0.3, slow)
+    registry.decide(slow, look)
     assert compared == [1, 3]
-    assert champion(client, "meanwhile") == 3
-    assert tags(client, second)["promotion_reason"] == "-0.10 beside version 3"
-    assert changes(client, "meanwhile") == [(None, 1, "first"), (1, 3, "gate")]
+    assert registry.champion("meanwhile") == 3
+    assert registry.events("meanwhile") == [(None, 1, "first"), (1, 3, "gate")]
+    assert registry.tags(slow)["promotion_reason"] == "measured against version 3"
+    assert registry.tags(slow)["promoted"] == "false"
 
 
-def test_force_is_recorded_as_such(client: MlflowClient, uri: str, make: Make) -> None:
-    first, worse = make("forced", 0.5), make("forced", 0.1)
-    settle_on(client, uri, first)
-    settle_on(client, uri, worse)
-    promotion.force(client, uri, client.get_model_version("forced", "2"))
-    assert champion(client, "forced") == 2
-    assert changes(client, "forced")[-1] == (1, 2, "force")
-    known = tags(client, worse)
-    assert "without a comparison with version 1" in known["promotion_reason"]
-    assert known["promoted"] == "true"
-    assert "promotion/difference" not in known, "that of the decision before"
-    promotion.force(client, uri, worse)
-    assert len(events(client, "forced")) == 2
+def test_force_is_recorded_as_force(registry: Registry) -> None:
+    _, worse = registry.decided("forced", 0.9, 0.1)
+    for _ in range(2):  # the second time it is champion already
+        promotion.force(registry.client, registry.uri, worse)
+    assert registry.events("forced") == [(None, 1, "first"), (1, 2, "force")]
+    assert "forced by" in registry.tags(worse)["promotion_reason"]
+    assert "promotion/difference" not in registry.tags(worse)
 
 
-def test_rollbacks_go_back_one_by_one_and_are_recorded(client: MlflowClient, uri: str, make: Make) -> None:
-    for value in (0.1, 0.2, 0.3, 0.4):
-        settle_on(client, uri, make("back", value))
-    promotion.delete(client, uri, client.get_model_version("back", "3"))
-    assert promotion.rollback(client, uri, "back").version == 2
-    assert promotion.rollback(client, uri, "back").version == 1
-    with pytest.raises(PromotionError, match=r"no earlier champion .*version 1 is champion.*promote back/N"):
-        promotion.rollback(client, uri, "back")
-    assert changes(client, "back")[-2:] == [(4, 2, "rollback"), (2, 1, "rollback")]
-    settle_on(client, uri, make("back", 0.15))
-    assert promotion.rollback(client, uri, "back").version == 1
-    require_truth(client, "back")
+def test_rollbacks_go_back_one_champion_at_a_time_and_are_kept(registry: Registry) -> None:
+    registry.decided("back", 0.1, 0.3, 0.5)
+    for expected in (2, 1):
+        assert promotion.rollback(registry.client, registry.uri, "back").version == expected
+        assert registry.champion("back") == expected
+    with pytest.raises(PromotionError, match="no earlier champion to go back to"):
+        promotion.rollback(registry.client, registry.uri, "back")
+    assert registry.events("back")[-2:] == [(3, 2, "rollback"), (2, 1, "rollback")]
 
 
-@given(st.lists(st.one_of(st.integers(1, 5), st.none()), max_size=12))
-def test_rollbacks_undo_promotions_like_a_pile(steps: list[int | None]) -> None:
-    """A number is promoted, None goes back; the oracle keeps a plain list."""
-    pile: list[int] = []
-    kept: list[Event] = []
-    for step in steps:
-        back = history.earlier_champions(kept)
-        assert back == pile[:-1]
-        before = pile[-1] if pile else None
-        if step is None and len(pile) > 1:
-            pile.pop()
-            how: history.How = "rollback"
-            assert back[-1] == pile[-1]
-        elif step is not None and step != before:
-            pile.append(step)
-            how = "gate"
-        else:
-            continue
-        kept.append(Event(len(kept) + 1, pile[-1], before, "2026-01-01", how, "", ""))
+def test_rollback_passes_over_deleted_versions(registry: Registry) -> None:
+    _, second, _ = registry.decided("gap", 0.1, 0.3, 0.5)
+    promotion.delete(registry.client, registry.uri, second)
+    assert promotion.rollback(registry.client, registry.uri, "gap").version == 1
 
 
-def test_the_champion_is_not_deleted(client: MlflowClient, uri: str, make: Make) -> None:
-    settle_on(client, uri, version := make("kept", 0.5))
-    with pytest.raises(PromotionError, match=r"kept/1 is the champion.*rollback kept"):
-        promotion.delete(client, uri, version)
-    assert champion(client, "kept") == 1
+def test_the_champion_is_not_deleted(registry: Registry) -> None:
+    (version,) = registry.decided("kept", 0.1)
+    with pytest.raises(PromotionError, match="is the champion, which is not deleted"):
+        promotion.delete(registry.client, registry.uri, version)
+    assert registry.champion("kept") == 1
 
 
-def test_what_others_do_to_the_alias_enters_the_history(client: MlflowClient, uri: str, make: Make) -> None:
-    for value in (0.3, 0.5):
-        settle_on(client, uri, make("elsewhere", value))
-    client.set_registered_model_alias("elsewhere", CHAMPION, "1")
-    settle_on(client, uri, make("elsewhere", 0.4))
-    assert changes(client, "elsewhere")[2:] == [(2, 1, "elsewhere"), (1, 3, "gate")]
-    client.delete_registered_model_alias("elsewhere", CHAMPION)
-    settle_on(client, uri, make("elsewhere", 0.1))
-    assert changes(client, "elsewhere")[4:] == [(3, None, "elsewhere"), (None, 4, "first")]
-    require_truth(client, "elsewhere")
+def test_an_alias_set_by_hand_becomes_part_of_the_history(registry: Registry) -> None:
+    registry.decided("hand", 0.1, 0.3)
+    registry.client.set_registered_model_alias("hand", CHAMPION, "1")
+    registry.decided("hand", 0.4)
+    assert registry.events("hand") == [
+        (None, 1, "first"),
+        (1, 2, "gate"),
+        (2, 1, "elsewhere"),
+        (1, 3, "gate"),
+    ]
 
 
-def test_a_champion_of_an_earlier_release_can_be_gone_back_to(
-    client: MlflowClient, uri: str, make: Make
+@pytest.mark.parametrize("alias_was_set", [False, True])
+def test_a_process_killed_in_the_middle_leaves_a_truthful_history(
+    registry: Registry, alias_was_set: bool
 ) -> None:
-    make("old", 0.3)
-    client.set_registered_model_alias("old", CHAMPION, "1")
-    with pytest.raises(PromotionError):
-        promotion.rollback(client, uri, "old")
-    settle_on(client, uri, make("old", 0.5))
-    assert changes(client, "old") == [(1, 2, "gate")]
-    assert promotion.rollback(client, uri, "old").version == 1
+    name = f"killed-{alias_was_set}"
+    registry.decided(name, 0.1)
+    registry.make(name, 0.3)
+    model = registry.client.get_registered_model(name)
+    history.begin(registry.client, model, 2, "gate", "it was better")
+    if alias_was_set:
+        registry.client.set_registered_model_alias(name, CHAMPION, "2")
+    registry.decided(name, 0.5)
+    middle = [(1, 2, "gate"), (2, 3, "gate")] if alias_was_set else [(1, 3, "gate")]
+    assert registry.events(name) == [(None, 1, "first"), *middle]
 
 
-def test_a_tag_that_a_person_damaged_hides_one_event_only(client: MlflowClient, uri: str, make: Make) -> None:
-    for value in (0.3, 0.5):
-        settle_on(client, uri, make("damaged", value))
-    client.set_registered_model_tag("damaged", "champion.0002", "by hand")
-    settle_on(client, uri, make("damaged", 0.7))
-    assert [event.version for event in events(client, "damaged")] == [1, 2, 3]
-    assert client.get_registered_model("damaged").tags["champion.0002"] == "by hand"
-
-
-class Dying:
-    """A client whose process is killed in a call: before it takes effect, or after."""
-
-    def __init__(self, client: MlflowClient, call: str, *, after: bool) -> None:
-        self.client, self.call, self.after = client, call, after
-
-    def __getattr__(self, name: str) -> Any:
-        if name != self.call:
-            return getattr(self.client, name)
-
-        def die(*args: Any, **kwargs: Any) -> None:
-            if self.after:
-                getattr(self.client, name)(*args, **kwargs)
-            raise KeyboardInterrupt
-
-        return die
-
-
-@pytest.mark.parametrize("after", [False, True])
-def test_a_process_that_dies_at_the_alias_leaves_a_history_that_is_true(
-    after: bool, client: MlflowClient, uri: str, make: Make
-) -> None:
-    name = f"dying-{after}"
-    settle_on(client, uri, make(name, 0.3))
-    better = make(name, 0.5)
-    dying = cast(MlflowClient, Dying(client, "set_registered_model_alias", after=after))
-    with pytest.raises(KeyboardInterrupt):
-        settle_on(dying, uri, better)
-    assert champion(client, name) == (2 if after else 1)
-    assert [event.version for event in events(client, name)] == ([1, 2] if after else [1])
-    assert decision_of(client.get_model_version(name, "2")) is None
-    settle_on(client, uri, better)  # the job is started again
-    assert changes(client, name) == [(None, 1, "first"), (1, 2, "gate")]
-    known = tags(client, better)
-    assert known["promotion_reason"] == "+0.20 beside version 1"
-    assert (known["champion_before"], known["promoted"]) == ("1", "true")
-    assert float(known["promotion/difference"]) == pytest.approx(0.2)
-    settle_on(client, uri, make(name, 0.6))
-    require_truth(client, name)
-
-
-class Interleaved:
-    """A client whose calls wait for their thread's turn; the turns are drawn from a seed."""
-
-    def __init__(self, client: object, threads: int, seed: int) -> None:
-        self.client = client
-        self.turns = random.Random(seed)
-        self.waiting: set[int] = set(range(threads))
-        self.turn = self.turns.choice(sorted(self.waiting))
-        self.changed = threading.Condition()
-        self.number = threading.local()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.changed:
-                assert self.changed.wait_for(lambda: self.turn == self.number.value, timeout=60)
-                try:
-                    return getattr(self.client, name)(*args, **kwargs)
-                finally:
-                    self._pass_on()
-
-        return call
-
-    def run(self, number: int, work: Callable[[], None]) -> None:
-        self.number.value = number
-        try:
-            work()
-        finally:
-            with self.changed:
-                self.waiting.discard(number)
-                self._pass_on()
-
-    def _pass_on(self) -> None:
-        if self.waiting:
-            self.turn = self.turns.choice(sorted(self.waiting))
-        self.changed.notify_all()
-
-
-def together(schedule: Interleaved, works: list[Callable[[], None]]) -> None:
+def compete(uri: str, name: str, scores: list[float]) -> Registry:
+    """Decide on versions at once, each in a thread with a client of its own."""
+    registry = Registry(uri)
+    versions = [registry.make(name, score) for score in scores]
+    rivals = [Registry(uri) for _ in scores]
     threads = [
-        threading.Thread(target=schedule.run, args=(number, work)) for number, work in enumerate(works)
+        threading.Thread(target=rival.decide, args=(version, lambda: time.sleep(0.05)))
+        for rival, version in zip(rivals, versions, strict=True)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return registry
 
 
-@pytest.mark.parametrize("scores", [(0.5, 0.6), (0.6, 0.5), (0.5, 0.5), (0.4, 0.6, 0.5)])
-def test_jobs_that_finish_together_leave_the_best_as_the_one_champion(
-    scores: tuple[float, ...], client: MlflowClient, make: Make, impatient: None
-) -> None:
-    for seed in range(3):
-        name = f"race-{scores}-{seed}"
-        versions = [make(name, value) for value in scores]
-        schedule = Interleaved(client, len(scores), seed)
-        shared = cast(MlflowClient, schedule)
-        together(schedule, [partial(settle_on, shared, SERVER, version) for version in versions])
-        holder = champion_of(client, name)
-        assert holder is not None
-        assert score(holder) == max(scores), f"seed {seed}"
-        require_truth(client, name)
-        assert all(tags(client, version)["promotion_reason"] for version in versions)
-        promoted = {event.version for event in events(client, name)}
-        for version in versions:
-            assert tags(client, version)["promoted"] == str(int(version.version) in promoted).lower()
+def require_truth(registry: Registry, name: str, scores: list[float]) -> None:
+    """One champion which nobody beats, reached by steps that each won."""
+    events = history.read(registry.client.get_registered_model(name))
+    assert registry.champion(name) == events[-1].version
+    assert [event.before for event in events] == [None, *(event.version for event in events[:-1])]
+    champions = [scores[(event.version or 0) - 1] for event in events]
+    assert all(after > before + SPREAD for before, after in pairwise(champions))
+    assert champions[-1] >= max(scores) - SPREAD
+    promoted = {event.version for event in events}
+    for number in range(1, len(scores) + 1):
+        tags = registry.client.get_model_version(name, str(number)).tags
+        assert tags["promoted"] == str(number in promoted).lower()
+        assert tags["promotion_reason"]
 
 
-class Names:
-    """The part of MLflow's client that the lock of a server needs, in memory."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    def create_registered_model(self, name: str, description: str) -> None:
-        assert name not in self.names
-        self.names.add(name)
-
-    def search_registered_models(self, text: str, max_results: int) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name=name) for name in sorted(self.names)]
-
-    def delete_registered_model(self, name: str) -> None:
-        if name not in self.names:
-            raise MlflowException("not there")
-        self.names.remove(name)
-
-    def other_call(self) -> None:
-        """What is done under the lock."""
+SCORES = [0.5, 0.61, 0.57, 0.72, 0.4]
 
 
-def test_a_server_s_lock_has_one_holder_in_any_order_of_calls(impatient: None) -> None:
-    for seed in range(100):
-        registry = Names()
-        schedule = Interleaved(registry, 3, seed)
-        inside: list[int] = []
-        most: list[int] = []
-
-        def work(
-            schedule: Interleaved = schedule, inside: list[int] = inside, most: list[int] = most
-        ) -> None:
-            with lock.changing(cast(MlflowClient, schedule), SERVER, "model"):
-                inside.append(1)
-                schedule.other_call()
-                most.append(len(inside))
-                schedule.other_call()
-                inside.pop()
-
-        together(schedule, [work] * 3)
-        assert most == [1, 1, 1], f"seed {seed}"
-        assert registry.names == set()
+def test_jobs_that_finish_together_leave_one_champion(registry: Registry) -> None:
+    compete(registry.uri, "together", SCORES)
+    require_truth(registry, "together", SCORES)
 
 
-def test_a_marker_that_was_left_behind_is_removed_after_its_lease() -> None:
-    registry = Names()
-    registry.names = {f"{lock.PREFIX}model.0123", f"{lock.PREFIX}other.0123", "model"}
-    began = time.monotonic()
-    with lock.changing(cast(MlflowClient, registry), SERVER, "model", lease=0.4):
-        assert time.monotonic() - began >= 0.4
-        assert f"{lock.PREFIX}model.0123" not in registry.names
-    assert registry.names == {f"{lock.PREFIX}other.0123", "model"}
+def test_jobs_that_finish_together_on_a_server_leave_one_champion(mlflow_server: str) -> None:
+    registry = compete(mlflow_server, "together", SCORES)
+    require_truth(registry, "together", SCORES)
+    models = registry.client.search_registered_models()
+    assert not [model.name for model in models if model.name.startswith(lock.PREFIX)]
 
 
-def test_a_lock_that_is_never_free_is_told() -> None:
-    registry = Names()
-
-    class Busy(Names):
-        def search_registered_models(self, text: str, max_results: int) -> list[SimpleNamespace]:
-            return [SimpleNamespace(name=f"{lock.PREFIX}model.{time.monotonic_ns()}")]
-
+def test_a_lock_left_by_a_killed_process_is_taken_over_after_its_lease(mlflow_server: str) -> None:
+    client: MlflowClient = open_client(mlflow_server)
+    left = f"{lock.PREFIX}abandoned.0123"
+    client.create_registered_model(left)
     with (
         pytest.raises(TrackingError, match="has been changed by others"),
-        lock.changing(cast(MlflowClient, Busy()), SERVER, "model", wait=0.2),
+        lock.changing(client, mlflow_server, "abandoned", lease=60, wait=0.5),
     ):
         pass
-    assert registry.names == set()
-
-
-def test_whoever_holds_the_lock_too_long_changes_nothing(client: MlflowClient, make: Make) -> None:
-    version = make("slow", 0.5)
-
-    class Slow(Dying):
-        def __getattr__(self, name: str) -> Any:
-            if name == "set_registered_model_tag":  # the event, before the alias
-                time.sleep(0.15)
-            return getattr(self.client, name)
-
-    slow = cast(MlflowClient, Slow(client, "", after=False))
-    with (
-        lock.changing(slow, SERVER, "slow", lease=0.2) as held,
-        pytest.raises(TrackingError, match="too long"),
-    ):
-        promotion._move(slow, held, client.get_registered_model("slow"), 1, "force", "")
-    assert champion(client, "slow") is None
-    assert events(client, "slow") == []
-    settle_on(client, SERVER, version)
-    require_truth(client, "slow")
-
-
-RACE = """
-import sys, time
-from pathlib import Path
-from rsrnet_platform.promotion import Verdict, decide
-from rsrnet_platform.store import open_client
-
-uri, name, score, start = sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4])
-client = open_client(uri)
-version = client.create_model_version(name, "s3://nowhere/model", tags={"val/iou": str(score)}, await_creation_for=0)
-start.with_name(f"ready-{score}").touch()
-while not start.exists():
-    time.sleep(0.01)
-
-def judge(champion):
-    time.sleep(0.2)
-    difference = score - float(champion.tags["val/iou"])
-    return Verdict(difference > 0, f"beside {champion.version}", difference, 0.0)
-
-decide(client, uri, version, score, judge)
-"""
-
-
-def race(uri: str, name: str, scores: tuple[float, ...], folder: Path) -> None:
-    """Have processes register a version each and decide on it at the same time."""
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'platform'}"}
-    command = [sys.executable, "-c", RACE, uri, name]
-    processes = [
-        subprocess.Popen([*command, str(value), str(folder / "start")], env=environment) for value in scores
-    ]
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("ready-*"))) < len(scores):
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.05)
-    (folder / "start").touch()
-    assert [process.wait(120) for process in processes] == [0] * len(scores)
-
-
-def test_processes_that_finish_together_on_an_embedded_store(
-    client: MlflowClient, uri: str, tmp_path: Path
-) -> None:
-    client.create_registered_model("processes")
-    race(uri, "processes", (0.4, 0.6), tmp_path)
-    holder = champion_of(client, "processes")
-    assert holder is not None
-    assert score(holder) == 0.6
-    require_truth(client, "processes")
-    assert all(json.loads(text)["done"] for text in client.get_registered_model("processes").tags.values())
-
-
-@pytest.mark.slow
-def test_processes_that_finish_together_on_a_server(server: str, tmp_path: Path) -> None:
-    client = open_client(server)
-    client.create_registered_model("processes")
-    race(server, "processes", (0.4, 0.6, 0.5, 0.3), tmp_path)
-    holder = champion_of(client, "processes")
-    assert holder is not None
-    assert score(holder) == 0.6
-    require_truth(client, "processes")
-    assert not [model for model in client.search_registered_models() if model.name.startswith(lock.PREFIX)]
+    with lock.changing(client, mlflow_server, "abandoned", lease=0.5, wait=30) as held:
+        names = {model.name for model in client.search_registered_models()}
+        assert left not in names
+        time.sleep(0.3)
+        with pytest.raises(TrackingError, match="took too long"):
+            held.confirm()

@@ -117,7 +117,7 @@ def test_a_version_pins_what_it_needs_and_describes_its_tensors(version: Version
     folder = resolve(version.uri, uri).parent
     requirements = (folder / "requirements.txt").read_text().splitlines()
     packages = {line.partition("==")[0] for line in requirements if "==" in line}
-    assert packages == {"mlflow", "torch", "torchvision", "numpy", "pillow", "safetensors"}
+    assert packages == {"mlflow", "torch", "numpy", "pillow", "safetensors"}
     signature = yaml.safe_load((folder / "MLmodel").read_text())["signature"]
     assert '"dtype": "uint8", "shape": [-1, -1, -1, 3]' in signature["inputs"]
     assert '"dtype": "float32", "shape": [-1, -1, -1]' in signature["outputs"]

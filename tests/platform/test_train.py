@@ -41,6 +41,11 @@ def artifacts(job, run, path=None):
     ]
 
 
+def counts(run):
+    (given,) = run.inputs.dataset_inputs
+    return json.loads(given.dataset.profile)
+
+
 def refusal(arguments, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
@@ -69,12 +74,12 @@ def test_a_training_is_tracked_and_registered(make_job, history) -> None:
         "time/images_per_second",
     ):
         assert [step for step, _ in history(job, key)] == STEPS, key
-    assert history(job, "data/skipped_images") == [(0, 0)]
+    assert counts(run) == {"training": 12, "validation": 5, "skipped": 0}
     names = artifacts(job, run)
     assert "job.yaml" in names
     for epoch in STEPS:
-        assert f"pictures/epoch_{epoch:03d}/masks.png" in names
-        assert f"pictures/epoch_{epoch:03d}/iterations.png" in names
+        assert f"pictures/epoch_{epoch:03d}_masks.png" in names
+        assert f"pictures/epoch_{epoch:03d}_iterations.png" in names
 
     folder = lookup.resolve("models:/rsrnet@champion", job.tracking.uri)
     card = checkpoint.read_card(folder)
@@ -189,11 +194,11 @@ def test_bad_images_stop_the_job_by_name(make_job, squares, tmp_path) -> None:
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_bad_images_are_skipped_and_counted_if_the_job_says_so(make_job, history, squares, tmp_path) -> None:
+def test_bad_images_are_skipped_and_counted_if_the_job_says_so(make_job, squares, tmp_path) -> None:
     job = make_job(data__root=damage(squares, tmp_path), data__on_bad_image="skip")
     train.run(job, fresh=False)
-    assert history(job, "data/skipped_images") == [(0, 3)]
-    assert history(job, "data/train_images") == [(0, 9)]
+    (run,) = runs_of(job)
+    assert counts(run) == {"training": 9, "validation": 5, "skipped": 3}
 
 
 @pytest.mark.parametrize(

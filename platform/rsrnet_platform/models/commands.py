@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rsrnet_platform.models.export_command import export
 from rsrnet_platform.store import TrackingConfig, connect, explained, resolve_uri
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ WIDTH = 100
 """Columns of the tables where there is no terminal."""
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(export)
 
 Tracking = Annotated[
     str | None,

@@ -16,10 +16,10 @@ from rsrnet.evaluation.published import ALL, Scores
 from rsrnet_platform import promotion
 from rsrnet_platform.errors import JobError
 from rsrnet_platform.lookup import RegistryError, registered_models
+from rsrnet_platform.modelcard import JOB
 from rsrnet_platform.models import history
 from rsrnet_platform.models.history import Event
 from rsrnet_platform.packaging import fetch
-from rsrnet_platform.registry import JOB
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

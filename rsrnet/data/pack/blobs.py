@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rsrnet.data.errors import BadDataError
 from rsrnet.data.pack.layout import Shard
-from rsrnet.data.pack.storage import Storage
+from rsrnet.data.storage import Storage
 
 Part: TypeAlias = tuple[int, int]
 """Where something begins in a shard, and its bytes."""

@@ -18,8 +18,8 @@ from rsrnet.data.errors import BadDataError, DataError, DecodeError
 from rsrnet.data.naming import Composite
 from rsrnet.data.pack.blobs import Blobs, MappedBlobs, RemoteBlobs
 from rsrnet.data.pack.layout import INDEX, MANIFEST, PLAN, Manifest, checksum, index_type
-from rsrnet.data.pack.storage import open_storage
 from rsrnet.data.selection import of_subsets
+from rsrnet.data.storage import open_storage
 from rsrnet.uris import is_uri
 
 _KINDS = ("image", "mask")

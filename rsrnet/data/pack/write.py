@@ -38,8 +38,8 @@ from rsrnet.data.pack.layout import (
 from rsrnet.data.pack.plan import REMEDY, PlannedShard, is_planned, plan_shards, require_files
 from rsrnet.data.pack.report import PackReport
 from rsrnet.data.pack.shard import Origin, ShardWriter, describe, origin_of
-from rsrnet.data.pack.storage import Storage, open_storage
 from rsrnet.data.processes import in_processes
+from rsrnet.data.storage import Storage, open_storage
 
 _OURS = re.compile(r"[^/]+/[0-9]{5}\.parquet(\.partial)?")
 """Shards, and what an interrupted writing leaves of one."""

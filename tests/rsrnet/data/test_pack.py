@@ -29,9 +29,9 @@ from rsrnet.data.pack import plan
 from rsrnet.data.pack.area import shrink
 from rsrnet.data.pack.layout import PackConfig
 from rsrnet.data.pack.report import PackReport
-from rsrnet.data.pack.storage import Storage
 from rsrnet.data.pack.write import pack
 from rsrnet.data.sampler import ShardedBatches
+from rsrnet.data.storage import Storage
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 
 LOSSLESS = PackConfig(side=32, format="png")

@@ -1,9 +1,9 @@
-"""Files of a pack in a folder or in an object store, through pyarrow and, for what it does not know, fsspec."""
+"""Files in a folder or in an object store, through pyarrow and, for what it does not know, fsspec."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,46 +28,68 @@ class Storage:
 
     def sizes(self) -> dict[str, int]:
         """All files, at any depth, each with its bytes."""
+        return {name: info.size for name, info in self.files()}
+
+    def files(self, folder: str = "") -> Iterator[tuple[str, Any]]:
+        """All files in the folder or in one inside it, at any depth, each with its ``pyarrow.fs.FileInfo``."""
         from pyarrow.fs import FileSelector, FileType
 
-        selector = FileSelector(self.path, recursive=True, allow_not_found=True)
-        with self._errors():
+        selector = FileSelector(self.path_of(folder), recursive=True, allow_not_found=True)
+        with self._errors(folder):
             found = self.filesystem.get_file_info(selector)
         root = self.path.rstrip("/") + "/"
-        return {
-            info.path.removeprefix(root).removeprefix("/"): info.size
-            for info in found
-            if info.type == FileType.File
-        }
+        for info in found:
+            if info.type == FileType.File:
+                yield info.path.removeprefix(root).removeprefix("/"), info
+
+    def infos(self, names: Sequence[str]) -> list[Any]:
+        """A ``pyarrow.fs.FileInfo`` for each name, also for what is not there."""
+        with self._errors():
+            return self.filesystem.get_file_info([self.path_of(name) for name in names])
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """Bytes of a file, all of them unless told otherwise."""
-        with self._errors(name), self.filesystem.open_input_file(self._path(name)) as file:
+        with self._errors(name), self.filesystem.open_input_file(self.path_of(name)) as file:
             return bytes(file.read_at(file.size() if size is None else size, start))
 
     @contextmanager
     def open(self, name: str) -> Iterator[Any]:
         """A file as a ``pyarrow.NativeFile``, to be read at random."""
-        with self._errors(name), self.filesystem.open_input_file(self._path(name)) as file:
+        with self._errors(name), self.filesystem.open_input_file(self.path_of(name)) as file:
             yield file
 
     def write(self, name: str, content: IO[bytes]) -> None:
         """Write a file, which appears whole or not at all."""
-        path = self._path(name)
+        with self.writing(name) as file:
+            shutil.copyfileobj(content, file, 2**22)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A stream into a file, which appears when the context ends without an error."""
+        path = self.path_of(name)
         with self._errors(name):
             self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
             # Closing an upload makes the file appear, also after an error: hence another name first.
             with self.filesystem.open_output_stream(path + ".partial") as file:
-                shutil.copyfileobj(content, file, 2**22)
+                yield file
             self.filesystem.move(path + ".partial", path)
 
     def delete(self, name: str) -> None:
         """Delete a file."""
         with self._errors(name):
-            self.filesystem.delete_file(self._path(name))
+            self.filesystem.delete_file(self.path_of(name))
 
-    def _path(self, name: str) -> str:
-        return f"{self.path.rstrip('/')}/{name}"
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder with everything in it, if it is there."""
+        from pyarrow.fs import FileType
+
+        if self.infos([name])[0].type == FileType.Directory:
+            with self._errors(name):
+                self.filesystem.delete_dir(self.path_of(name))
+
+    def path_of(self, name: str) -> str:
+        """Path of a file, or of the folder for an empty name, within the file system."""
+        return f"{self.path.rstrip('/')}/{name}" if name else self.path
 
     @contextmanager
     def _errors(self, name: str | None = None) -> Iterator[None]:
@@ -81,8 +103,8 @@ def open_storage(where: str) -> Storage:
     """Open a folder, which need not exist yet.
 
     Args:
-        where: a path; or a URI that pyarrow (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``) or an installed
-            package for fsspec knows.
+        where: a path; or a URI that pyarrow (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``) or an
+            installed package for fsspec knows.
 
     Raises:
         DataError: if nothing knows the URI, or pyarrow is not installed.
