@@ -92,5 +92,5 @@ def test_a_champion_of_other_validation_images_is_compared_with_a_word_of_doubt(
     job = make(name="elsewhere", data__val=tmp_path / "four.txt")
     train.run(job, fresh=False)
     tags = version(job, 2).tags
-    assert "(4 images of" in tags["promotion_reason"]
+    assert "4 images of" in tags["promotion_reason"]
     assert "may have been trained on some of these" in tags["promotion_reason"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from skimage import measure
 
 from rsrnet import Localizer, checkpoint
+from rsrnet.data.storage import open_storage
+from rsrnet.detection import Detection
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 from rsrnet_platform import cli, predict, spec, train
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.prediction.output import JOB
+
+THRESHOLD = 0.555
+"""Cuts the masks of the untrained model into many regions."""
 
 
 @pytest.fixture
@@ -89,6 +98,71 @@ def test_a_cluster_gives_the_same(ray_cluster, model, images, tmp_path) -> None:
     check(tmp_path / "out", model, images)
 
 
+@pytest.mark.parametrize("scheme", ["", "file://", "memory://bucket"])
+def test_soft_masks_windows_flips_and_all_columns(scheme, model, images, tmp_path) -> None:
+    localizer = Localizer(model, device="cpu", flip=True, window=24)
+    readable = [images / name for name in ("a.jpg", "a.png", "deep/b.webp", "c.bmp")]
+    sure = sorted(finding.score for finding in localizer.examine(readable))
+    detection = Detection((sure[1] + sure[2]) / 2, 0.9, 0.8, 0.1, 30, 30)
+    checkpoint.write_card(model, replace(localizer.card, detection=detection))
+    output = f"{scheme}{tmp_path}/out"
+    more = {
+        "masks": "soft",
+        "window": 24,
+        "flip": True,
+        "min_region": 0.01,
+        "overlays": False,
+        "threshold": THRESHOLD,
+    }
+    predict.run(job(model, images, output, **more), fresh=False)
+    store = open_storage(output)
+    rows = pq.read_table(io.BytesIO(store.read(predict.TABLE))).to_pylist()
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    digest = hashlib.sha256((model / checkpoint.WEIGHTS).read_bytes()).hexdigest()
+    for row in rows:
+        assert row["sha256"] == hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest()
+        assert (row["model"], row["model_sha256"]) == (str(model), digest)
+        assert (row["model_name"], row["model_version"]) == (None, None)
+        assert row["score_threshold"] == detection.threshold
+        if row["status"] == "error":
+            assert (row["score"], row["inharmonious"], row["boxes"], row["regions"]) == (None,) * 4
+            continue
+        (finding,) = localizer.examine([row["path"]])
+        assert row["inharmonious"] == (finding.score >= detection.threshold)
+        shown = np.asarray(Image.open(io.BytesIO(store.read(row["mask"]))))
+        assert np.abs(shown - finding.mask * 255).max() < 0.51
+        assert row["score"] == pytest.approx(finding.score, abs=1e-5)
+        labels = measure.label(finding.mask >= THRESHOLD, connectivity=2)
+        wanted = [each for each in measure.regionprops(labels) if each.area >= 0.01 * labels.size]
+        assert row["regions"] == len(row["boxes"]) == len(wanted)
+        boxes = {(box["top"], box["left"], box["bottom"], box["right"]) for box in row["boxes"]}
+        assert boxes == {each.bbox for each in wanted}
+        assert row["area_fraction"] == pytest.approx(sum(each.area for each in wanted) / labels.size)
+        inside = finding.mask[np.isin(labels, [each.label for each in wanted])]
+        assert row["confidence"] == pytest.approx(inside.mean(dtype=float) if inside.size else 0, abs=1e-5)
+    assert {row["inharmonious"] for row in rows} == {None, True, False}
+    assert max(row["regions"] or 0 for row in rows) > 1
+    # The second start finds what the first left, wherever that is.
+    predict.run(job(model, images, output, **more), fresh=False)
+    predict.run(job(model, images, output, **more), fresh=True)
+    assert pq.read_table(io.BytesIO(store.read(predict.TABLE))).to_pylist() == rows
+
+
+def test_small_regions_are_dropped(model, images, tmp_path) -> None:
+    predict.run(job(model, images, tmp_path / "all", threshold=THRESHOLD), fresh=False)
+    predict.run(job(model, images, tmp_path / "large", threshold=THRESHOLD, min_region=0.1), fresh=False)
+    everything, large = table(tmp_path / "all"), table(tmp_path / "large")
+    for name, row in large.items():
+        if row["status"] == "ok":
+            least = 0.1 * row["width"] * row["height"]
+            assert row["boxes"] == [box for box in everything[name]["boxes"] if box["area"] >= least]
+            mask = np.asarray(Image.open(tmp_path / "large" / row["mask"]))
+            assert (mask == 255).sum() == sum(box["area"] for box in row["boxes"])
+    assert sum(r["regions"] or 0 for r in large.values()) < sum(
+        r["regions"] or 0 for r in everything.values()
+    )
+
+
 def test_list_of_images_and_no_overlays(model, images, tmp_path) -> None:
     (images / "list.txt").write_text("a.jpg\ndeep/b.webp\n")
     predict.run(job(model, images / "list.txt", tmp_path / "out", overlays=False), fresh=False)
@@ -126,6 +200,11 @@ def test_the_champion_is_found_by_its_alias_and_recorded_by_its_version(make_job
         ("input={tmp}/empty", "no image in it"),
         ("output=/proc/out", "output = /proc/out: cannot be written"),
         ("threshold=1.5", "threshold = 1.5"),
+        ("min_region=1", "min_region = 1.0: a number from 0 on, below 1"),
+        ("window=0", "window = 0: a whole number of pixels, at least 1, or null"),
+        ("masks=hard", "masks = 'hard': binary or soft"),
+        ("max_error_fraction=2", "max_error_fraction = 2.0: a number from 0 to 1"),
+        ("cluster.workers=-1", "cluster.workers = -1: a whole number, at least 0, or null"),
         ("tracking.uri=http://127.0.0.1:9", "no MLflow server answers"),
     ],
 )
