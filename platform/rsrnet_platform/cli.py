@@ -109,7 +109,8 @@ def _describe(job: spec.Job) -> None:
             console.print(str(resolve_name("rsrnet_platform.search.forecast:forecast")(job, place)))
     else:
         console.print(f"Computes with {place}.")
-    console.print(f"Tracked in {resolve_uri(job.tracking)}.")
+    use = "Models are looked up" if isinstance(job, spec.PredictJob) else "Tracked"
+    console.print(f"{use} in {resolve_uri(job.tracking)}.")
     typer.echo(spec.to_yaml(job), nl=False)
 
 

@@ -85,13 +85,24 @@ def find_version(client: MlflowClient, store: str, model: str, name: str) -> Mod
     Raises:
         RegistryError: if there is no such version; the message lists what there is.
     """
-    text = model.removeprefix("models:/")
-    parts = re.fullmatch(_VERSION, f"{name}/{text}" if text.isdecimal() else text)
+    parts = re.fullmatch(f"models:/{_VERSION}", uri_of(model, name))
     if parts is None:
         raise RegistryError(f"{model}: not a registered version. Write NAME/VERSION, NAME@ALIAS or VERSION")
     found, number, alias = parts.groups()
     number = _version_number(client, store, model, found, number, alias)
     return client.get_model_version(found, number)
+
+
+def uri_of(model: str, name: str) -> str:
+    """The ``models:/`` URI of a version as a person writes it (see :func:`find_version`); else the text as it is.
+
+    Args:
+        model: what was written.
+        name: of the registered model that a number alone is a version of.
+    """
+    text = model.removeprefix("models:/")
+    whole = f"{name}/{text}" if text.isdecimal() else text
+    return f"models:/{whole}" if re.fullmatch(_VERSION, whole) else model
 
 
 def _location(client: MlflowClient, store: str, uri: str) -> str:

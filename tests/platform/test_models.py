@@ -176,6 +176,25 @@ def test_the_job_file_is_in_the_version_where_the_run_is_gone(
         kept.rename(lost)
 
 
+@pytest.mark.parametrize(
+    ("model", "uri"), [("rsrnet@champion", "models:/rsrnet@champion"), ("2", "models:/rsrnet/2")]
+)
+def test_export_takes_the_names_of_a_version(model: str, uri: str, models: Command, tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    found = json.loads(models("export", model, out, "--format", "torch-export", "--json"))
+    assert found["model"] == uri
+    (file,) = found["files"]
+    assert file["path"] == str(out / "rsrnet.pt2")
+    assert file["difference"] <= 1e-4
+    assert (out / "rsrnet.pt2").is_file()
+
+
+def test_export_of_what_is_not_there_is_told(models: Command, tmp_path: Path) -> None:
+    said = models("export", "rsrnet/9", tmp_path / "exported", "--format", "torch-export", code=2)
+    assert "has no version 9" in said
+    assert not (tmp_path / "exported").exists()
+
+
 def test_compare_tells_what_differs(models: Command) -> None:
     shown = models("compare", "rsrnet/2", 1)
     assert "fit.epochs" in shown
