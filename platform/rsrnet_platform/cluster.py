@@ -41,7 +41,8 @@ class PoolConfig:
     """How many workers a job has that are independent of each other, what each holds, and where they run."""
 
     workers: int | None = None
-    """Worker processes; null: one for each GPU, or as many as the CPUs bear; 0: this process, without Ray."""
+    """Worker processes; 0: this process, without Ray; null: one for each GPU, or as many as the CPUs bear, and this
+    process where that is one."""
 
     cpus_per_worker: int = 1
     """CPU cores that each worker holds."""
@@ -153,6 +154,9 @@ def connect(config: PoolConfig, *, dashboard: bool = False) -> Iterator[Cluster]
         yield _cluster(ray, config, started=False)
         return
     address = _find(config)
+    if address is None and (here := _here(config)).address is None:
+        yield here
+        return
     try:
         _attach(ray, address) if address else _start(ray, dashboard)
         yield _cluster(ray, config, started=address is None)
@@ -170,13 +174,7 @@ def foresee(config: PoolConfig) -> Cluster:
     if config.workers == 0 or _find(config) is not None:
         with connect(config) as cluster:
             return cluster
-    import torch
-    from ray._private.utils import get_num_cpus
-
-    nodes = (Node(int(get_num_cpus()), torch.cuda.device_count()),)
-    use_gpu = check_resources(config, nodes, "this machine")
-    workers = _workers(config, nodes, use_gpu)
-    return Cluster("local", True, nodes, workers, config.cpus_per_worker, use_gpu)
+    return _here(config)
 
 
 def settle_environment() -> None:
@@ -263,6 +261,19 @@ def _start(ray: Any, dashboard: bool) -> None:
 def _code() -> list[Path]:
     """The folders of the packages that workers import."""
     return [Path(file).resolve().parent for file in (rsrnet.__file__, rsrnet_platform.__file__)]
+
+
+def _here(config: PoolConfig) -> Cluster:
+    """A cluster as it would be started on this machine; or this process, where any number of workers will do."""
+    import torch
+    from ray._private.utils import get_num_cpus
+
+    nodes = (Node(int(get_num_cpus()), torch.cuda.device_count()),)
+    use_gpu = check_resources(config, nodes, "this machine")
+    workers = _workers(config, nodes, use_gpu)
+    if config.workers is None and workers <= 1 and not use_gpu:
+        return _this_process(config)
+    return Cluster("local", True, nodes, workers, config.cpus_per_worker, use_gpu)
 
 
 def _this_process(config: PoolConfig) -> Cluster:

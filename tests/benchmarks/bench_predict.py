@@ -47,6 +47,12 @@ NETWORKS = {
 }
 """As in jobs/quickstart.yaml, but for the size; and as in jobs/train.yaml."""
 
+ACTORS = {"process": 0, "1 actor": 1, "2 actors": 2}
+"""Ways to run the job: in one process without Ray, which a machine with two processors does by default; or on Ray."""
+
+BATCH = 8
+"""Images of a batch of the job."""
+
 
 class Photographs(Dataset):
     """Images as public code reads them to test."""
@@ -80,15 +86,16 @@ def test_loop(model: Path, images: Path, output: Path, masks: str) -> None:
 
 
 def predict_job(model: Path, images: Path, output: Path, masks: str, actors: int) -> None:
-    """A prediction job, on a cluster that has a CPU for each actor and one more."""
+    """A prediction job: in this process, or on a cluster that has a CPU for each actor and one more."""
     from rsrnet_platform import cluster, predict, spec
 
     cluster.settle_environment()
     import ray
 
-    ray.init(address="local", num_cpus=actors + 1, logging_level="ERROR", log_to_driver=False)
+    if actors:
+        ray.init(address="local", num_cpus=actors + 1, logging_level="ERROR", log_to_driver=False)
     given = {"kind": "predict", "name": "bench", "model": str(model), "input": str(images)}
-    more = {"output": str(output), "masks": masks, "cluster": {"workers": actors}}
+    more = {"output": str(output), "masks": masks, "batch_size": BATCH, "cluster": {"workers": actors}}
     job = spec.parse({**given, **more})
     assert isinstance(job, spec.PredictJob)
     predict.run(job, fresh=False)
@@ -127,11 +134,13 @@ def make_model(folder: Path, name: str) -> None:
     checkpoint.save(folder, RSRNet(config), checkpoint.ModelCard(config, size=size))
 
 
-def measured(what: str, folder: Path, images: Path, model: Path, masks: str) -> dict[str, float]:
-    """Run one of both in a process of its own; its images a second, its seconds, its peak memory.
+def measured(
+    what: str, folder: Path, images: Path, model: Path, masks: str, *, memory: bool
+) -> dict[str, float]:
+    """Run one of both in a process of its own; its images a second, its seconds, and if asked its peak memory.
 
     Memory is the sum of the proportional set sizes of the process and all that it started: shared pages, such as those
-    of the object store, count once.
+    of the object store, count once. Looking takes processor time, so times are taken without.
     """
     output = folder / "output"
     shutil.rmtree(output, ignore_errors=True)
@@ -140,15 +149,16 @@ def measured(what: str, folder: Path, images: Path, model: Path, masks: str) -> 
         [sys.executable, __file__, "--only", what, *map(str, (model, images, output, masks))]
     )
     peak = 0
-    while process.poll() is None:
+    while memory and process.poll() is None:
         peak = max(peak, sum(map(own_memory, [process, *process.children(recursive=True)])))
-        time.sleep(0.5)
-    assert process.returncode == 0
+        time.sleep(1)
+    assert process.wait() == 0
     seconds = time.perf_counter() - start
     times = sorted(path.stat().st_mtime for path in output.rglob("*.png"))
     assert len(times) == len(list(images.iterdir()))
-    # From the first mask on: what a process needs to start does not depend on the images.
-    return {"rate": (len(times) - 1) / (times[-1] - times[0]), "seconds": seconds, "bytes": peak}
+    # From the end of the first batch on: what a process needs to start does not depend on the images.
+    rest = times[BATCH - 1 :]
+    return {"rate": (len(rest) - 1) / (rest[-1] - rest[0]), "seconds": seconds, "bytes": peak}
 
 
 def own_memory(process: psutil.Process) -> int:
@@ -158,24 +168,26 @@ def own_memory(process: psutil.Process) -> int:
         return 0
 
 
-def compare(folder: Path, images: Path, name: str, masks: str, rounds: int, whats: list[str]) -> None:
+def compare(
+    folder: Path, images: Path, name: str, masks: str, rounds: int, whats: list[str], *, memory: bool = False
+) -> None:
     model = folder / name
     make_model(model, name)
     runs: dict[str, list[dict[str, float]]] = {what: [] for what in whats}
     # Rounds alternate, so that other work on the machine slows all of them.
     for _ in range(rounds):
         for what in whats:
-            runs[what].append(measured(what, folder, images, model, masks))
+            runs[what].append(measured(what, folder, images, model, masks, memory=memory))
     best = {what: max(each["rate"] for each in found) for what, found in runs.items()}
     count = len(list(images.iterdir()))
     print(f"{name} network, {masks} masks, {count} images, {rounds} rounds:", flush=True)
     for what, found in runs.items():
         rates = ", ".join(f"{each['rate']:.2f}" for each in found)
         seconds = min(each["seconds"] for each in found)
-        memory = mean(each["bytes"] for each in found) / 2**20
+        peak = f", {mean(each['bytes'] for each in found) / 2**20:7.0f} MiB" if memory else ""
         ratio = best[what] / best[whats[0]]
         line = f"  {what:<10}{best[what]:8.2f} images/s ({rates}) {ratio:6.2f} x {whats[0]}, {seconds:6.1f} s in all"
-        print(f"{line}, {memory:7.0f} MiB", flush=True)
+        print(line + peak, flush=True)
 
 
 def main() -> None:
@@ -183,7 +195,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--paper-count", type=int, default=20, help="images for the network of the paper")
+    parser.add_argument("--paper-count", type=int, default=64, help="images for the network of the paper")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--parts", default="binary,soft,paper,memory", help="what to measure")
     parser.add_argument("--only", nargs=5, help=argparse.SUPPRESS)
@@ -196,10 +208,10 @@ def main() -> None:
         if what == "loop":
             test_loop(model, images, output, masks)
         else:
-            predict_job(model, images, output, masks, actors=int(what.split()[0]))
+            predict_job(model, images, output, masks, actors=ACTORS[what])
         return
     parts = args.parts.split(",")
-    whats = ["loop", "1 actor", "2 actors"]
+    whats = ["loop", *ACTORS]
     with TemporaryDirectory() as name:
         folder = Path(name)
         make_photographs(folder / "images", args.count)
@@ -208,11 +220,11 @@ def main() -> None:
                 compare(folder, folder / "images", "small", masks, args.rounds, whats)
         if "paper" in parts:
             make_photographs(folder / "few", args.paper_count)
-            compare(folder, folder / "few", "paper", "binary", 1, whats[:2])
+            compare(folder, folder / "few", "paper", "binary", args.rounds, whats)
         if "memory" in parts:
             make_links(folder / "many", folder / "images", 10)
             for images in ("images", "many"):
-                compare(folder, folder / images, "small", "binary", 1, ["1 actor"])
+                compare(folder, folder / images, "small", "binary", 1, [*ACTORS][:2], memory=True)
 
 
 if __name__ == "__main__":

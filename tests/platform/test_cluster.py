@@ -13,7 +13,7 @@ import pytest
 
 from rsrnet.config import ConfigError
 from rsrnet_platform import cluster
-from rsrnet_platform.cluster import ClusterConfig, Node, check_resources, connect
+from rsrnet_platform.cluster import ClusterConfig, Node, PoolConfig, check_resources, connect, foresee
 from rsrnet_platform.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,20 @@ def test_no_workers_means_this_process_without_ray() -> None:
         "with connect(ClusterConfig(workers=0)) as place: print(place.address, 'ray' in sys.modules)"
     )
     assert _python(code, os.environ).stdout.split() == ["None", "False"]
+
+
+@pytest.mark.parametrize(("cpus", "workers", "address"), [(1, 0, None), (2, 0, None), (4, 3, "local")])
+def test_without_a_cluster_one_worker_is_this_process(
+    cpus: int, workers: int, address: str | None, monkeypatch: pytest.MonkeyPatch, tmp_home: Path
+) -> None:
+    """With two processors one would be left for a worker: starting Ray for it would only cost time."""
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda: cpus)
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: None)
+    place = foresee(PoolConfig(accelerator="cpu"))
+    assert (place.workers, place.address) == (workers, address)
+    if address is None:
+        with connect(PoolConfig(accelerator="cpu")) as there:
+            assert there == place
 
 
 def test_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

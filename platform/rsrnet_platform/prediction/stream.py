@@ -1,15 +1,19 @@
 """Sends the batches of a job through the stages: in this process, or on Ray Data.
 
-On Ray, images are read by tasks, the network is in a pool of actors, and results are written by tasks, all at the same
-time. What lies between the stages is limited, so memory does not grow with the number of images.
+In this process threads read and write beside the network: decoding, resizing and encoding leave Python's lock. On Ray,
+images are read by tasks, the network is in a pool of actors, and results are written by tasks, all at the same time.
+What lies between the stages is limited either way, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -81,13 +85,38 @@ def predict(
         UserError: if the output cannot be written, or workers die.
     """
     if place.address is None:
-        model = Network(*network)
-        for batch in batches:
-            yield stages.write(model.localize(stages.read(batch, settings)), settings)
+        yield from _in_this_process(batches, settings, Network(*network))
         return
     remaining = iter(batches)
     while wave := list(islice(remaining, WAVE)):
         yield from _on_ray(wave, settings, network, place, max_failures)
+
+
+def _in_this_process(batches: Iterable[Batch], settings: Settings, network: Network) -> Iterator[Done]:
+    import torch
+
+    count = os.cpu_count() or 1
+    # One thread of PyTorch in each of these: there is one of these for each processor.
+    threads = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    reading: deque[Future[stages.Inputs]] = deque()
+    writing: deque[Future[Done]] = deque()
+    remaining = iter(batches)
+    try:
+        while True:
+            reading.extend(
+                threads.submit(stages.read, batch, settings)
+                for batch in islice(remaining, count - len(reading))
+            )
+            if not reading:
+                break
+            seen = network.localize(reading.popleft().result())
+            writing.append(threads.submit(stages.write, seen, settings))
+            while len(writing) > count or (writing and writing[0].done()):
+                yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _on_ray(
