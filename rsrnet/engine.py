@@ -7,12 +7,11 @@ functions with its own share of the data; otherwise one process does it all.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,22 +21,32 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from rsrnet import checkpoint
+from rsrnet.agreement import Agreement, NoNotice, Notice, any_rank
+from rsrnet.clock import Clock
 from rsrnet.loss_config import LossConfig
 from rsrnet.losses import RSRNetLoss
 from rsrnet.metrics import PUBLISHED, MetricSums, Protocol, image_metrics
 from rsrnet.model.encoder import load_resnet_weights, read_resnet_weights
 from rsrnet.model.network import RSRNet, RSRNetOutput
+from rsrnet.nonfinite import MOST_IN_A_ROW, BadBatch, DivergedError, gather
 from rsrnet.recipe import FitConfig
+
+__all__ = [
+    "BEST",
+    "MASKS",
+    "DivergedError",
+    "Progress",
+    "Training",
+    "evaluate",
+    "load_start",
+    "seed_everything",
+]
 
 MASKS = ("m_fnl", "m_rsr", "m_dec")
 """The three masks of Table 3, the final one first."""
 
 BEST = "val/iou"
 """The best epoch is the one with the highest value of this metric."""
-
-
-class DivergedError(RuntimeError):
-    """Raised when the loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,20 @@ def load_start(model: RSRNet, config: FitConfig) -> None:
         load_resnet_weights(model.encoder, weights)
 
 
+@dataclass
+class Partial:
+    """An epoch in hand: what a training that is interrupted in it needs to go on behind its last step."""
+
+    step: int = 0
+    """Steps done."""
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(6, dtype=torch.float64))
+    """This rank's sums of the five loss terms over its images, and the number of these images."""
+
+    skipped: int = 0
+    """Steps left out because the loss was not finite."""
+
+
 class Training:
     """A training in progress: the model with its optimizer, schedule and history.
 
@@ -116,6 +139,8 @@ class Training:
             self.optimizer, list(config.milestones), gamma=config.lr_decay
         )
         self.history: list[dict[str, float]] = []
+        self.partial = Partial()
+        self._skipped_in_a_row = 0
 
     @property
     def epoch(self) -> int:
@@ -124,8 +149,8 @@ class Training:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the last epoch."""
-        return self.history[-1]
+        """Metrics of the last epoch that was completed; none before."""
+        return self.history[-1] if self.history else {}
 
     @property
     def best_epoch(self) -> int:
@@ -140,28 +165,45 @@ class Training:
         *,
         on_epoch: Callable[[Training], None],
         on_step: Callable[[Progress], None] = lambda progress: None,
-    ) -> None:
+        keep: Callable[[BadBatch], str] | None = None,
+        notice: Notice | None = None,
+    ) -> bool:
         """Train up to the last epoch; validate and report after each.
 
         Args:
-            train: batches of this rank; its batch sampler follows the epoch.
+            train: batches of this rank; its batch sampler follows the epoch, and can begin in the middle of one.
             val: this rank's share of the validation images.
             on_epoch: called on every rank after each epoch, when ``history`` has grown by it.
             on_step: called on every rank after each step.
+            keep: called on every rank with the batch whose loss ended the training; says where it was saved.
+            notice: what tells the training to stop before its end.
+
+        Returns:
+            Whether the last epoch is done. If not, a notice ended the training: :meth:`save` what there is, and a
+            training that resumes it goes on behind the last step, to the same numbers.
 
         Raises:
-            DivergedError: if the loss becomes NaN or infinite.
+            DivergedError: if the loss becomes NaN or infinite. The step that it would have led to is not taken.
         """
+        notice = notice or NoNotice()
         network = self._distributed()
-        clock = _Clock(self.config.epochs - self.epoch, len(train))
+        clock = Clock((self.config.epochs - self.epoch) * len(train) - self.partial.step)
         while self.epoch < self.config.epochs:
-            lr = float(self.schedule.get_last_lr()[0])
-            metrics = self._train_epoch(network, train, clock, on_step)
-            self.schedule.step()
+            clock.start_epoch()
+            if not self._train_steps(network, train, clock, on_step, keep, notice):
+                return False
+            metrics = self._epoch_metrics() | clock.end_epoch()
             share_buffers(self.model)
-            scores = evaluate(self.model, val, self.device, precision=self.config.precision)
+            precision = self.config.precision
+            scores = evaluate(self.model, val, self.device, precision=precision, notice=notice)
+            if scores is None:
+                return False
+            lr = float(self.schedule.get_last_lr()[0])
+            self.schedule.step()
             self.history.append({**scores, "train/lr": lr, **metrics})
+            self.partial = Partial()
             on_epoch(self)
+        return True
 
     def _distributed(self) -> nn.Module:
         if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -170,74 +212,152 @@ class Training:
         # Not static_graph: DDP does not look into a dataclass for the outputs, and the first step would go unreduced.
         return DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
 
-    def _train_epoch(
-        self, network: nn.Module, loader: DataLoader, clock: _Clock, on_step: Callable[[Progress], None]
-    ) -> dict[str, float]:
-        """One pass over the training images; the mean loss terms and the pace."""
+    def _train_steps(
+        self,
+        network: nn.Module,
+        loader: DataLoader,
+        clock: Clock,
+        on_step: Callable[[Progress], None],
+        keep: Callable[[BadBatch], str] | None,
+        notice: Notice,
+    ) -> bool:
+        """Train what is left of the epoch; whether it was trained to its end."""
         network.train()
-        loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]
+        done = self.partial
+        loader.batch_sampler.set_epoch(self.epoch, done.step)  # type: ignore[union-attr]
         images = len(loader.dataset)  # type: ignore[arg-type]
-        sums = torch.zeros(5, dtype=torch.float64, device=self.device)
-        seen = 0
-        clock.start_epoch()
-        for step, batch in enumerate(loader):
+        sums = done.sums = done.sums.to(self.device)
+        agreement = Agreement(self.device)
+        for batch in loader:
             clock.got_batch()
-            size = min(self.config.batch_size, images - step * self.config.batch_size)
-            terms = self._step(network, batch, size)
-            sums += terms * len(batch["image"])
-            seen += len(batch["image"])
+            size = min(self.config.batch_size, images - done.step * self.config.batch_size)
+            terms, look = self._step(network, batch, size, agreement, notice.asked() or notice.due())
+            done.step += 1
+            if isinstance(terms, Bad):
+                self._skip_or_stop(batch, loader.dataset, terms.loss, keep)
+            else:
+                self._skipped_in_a_row = 0
+                count = len(batch["image"])
+                sums += torch.cat([terms, terms.new_tensor([1.0])]) * count
             clock.did_step(size)
             on_step(
                 Progress(
                     self.epoch + 1,
                     self.config.epochs,
-                    step + 1,
+                    done.step,
                     len(loader),
-                    sums[0] / seen,
+                    sums[0] / sums[5],
                     clock.images_per_second,
                     clock.seconds_left,
                 )
             )
-        total = _reduce(torch.cat([sums, sums.new_tensor([seen])]))
+            if look and any_rank(notice.look() or notice.asked(), self.device):
+                return False
+        return True
+
+    def _step(
+        self, network: nn.Module, batch: dict[str, Any], batch_size: int, agreement: Agreement, look: bool
+    ) -> tuple[Tensor | Bad, bool]:
+        """One optimizer step on this rank's part of a global batch of ``batch_size`` images, if all losses are finite.
+
+        Returns:
+            Mean total, BCE, SSIM, IoU and final-mask loss of this rank's images, (5,), or that the step was not taken
+            on any rank; and whether any rank wants to look whether to stop.
+        """
+        images = batch["image"].to(self.device, non_blocking=True)
+        target = batch["mask"].to(self.device, non_blocking=True)
+        buffers = self._copy_of_buffers()
+        with autocast(self.device, self.config.precision):
+            output = network(images)
+        terms = self.criterion(output, target)
+        agreement.ask(terms.total, look)
+        # DDP averages over ranks; with uneven shares every image still has the weight 1 / batch_size.
+        share = len(images) * _world_size() / batch_size
+        self.optimizer.zero_grad(set_to_none=True)
+        (terms.total * share).backward()
+        bad, look = agreement.answer()
+        if bad:
+            self._restore(buffers)
+            return Bad(float(terms.total.detach())), look
+        self.optimizer.step()
+        return torch.stack(
+            [terms.total.detach(), terms.bce, terms.ssim, terms.iou, terms.final]
+        ).double(), look
+
+    def _copy_of_buffers(self) -> list[Tensor]:
+        """The batch statistics, which the forward pass of a bad batch spoils; none where a bad batch ends it all."""
+        if self.config.on_nonfinite == "stop":
+            return []
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def _restore(self, buffers: list[Tensor]) -> None:
+        for buffer, value in zip(self.model.buffers(), buffers, strict=False):
+            buffer.copy_(value)
+
+    def _skip_or_stop(
+        self, batch: dict[str, Any], dataset: Any, loss: float, keep: Callable[[BadBatch], str] | None
+    ) -> None:
+        """Count a step that was not taken, or end the training.
+
+        Raises:
+            DivergedError: naming the batch, and where it was saved.
+        """
+        self.partial.skipped += 1
+        self._skipped_in_a_row += 1
+        if self.config.on_nonfinite == "skip" and self._skipped_in_a_row < MOST_IN_A_ROW:
+            return
+        bad = gather(self.epoch + 1, self.partial.step, loss, batch, dataset)
+        where = f", and was saved as {keep(bad)}" if keep else ""
+        if self.config.on_nonfinite == "skip":
+            remedy = f"It was the {MOST_IN_A_ROW}th such step in a row: lower fit.lr, or train in float32."
+        else:
+            remedy = (
+                "Look at these images, lower fit.lr, or train in float32; fit.on_nonfinite: skip leaves such "
+                "steps out."
+            )
+        raise DivergedError(f"{bad}{where}.\n  {remedy}")
+
+    def _epoch_metrics(self) -> dict[str, float]:
+        """Mean loss terms of the epoch over all ranks, and the steps left out where they may be."""
+        total = _reduce(self.partial.sums.clone())
         loss, bce, ssim, iou, final = map(float, total[:5] / total[5])
         if not np.isfinite(loss):
-            raise DivergedError(
-                f"the loss of epoch {self.epoch + 1} is {loss}: lower fit.lr, or train in float32"
-            )
-        return {
+            raise DivergedError(f"no step of epoch {self.epoch + 1} had a finite loss: lower fit.lr")
+        metrics = {
             "train/loss": loss,
             "train/loss_bce": bce,
             "train/loss_ssim": ssim,
             "train/loss_iou": iou,
             "train/loss_final": final,
-            **clock.end_epoch(),
         }
-
-    def _step(self, network: nn.Module, batch: dict[str, Any], batch_size: int) -> Tensor:
-        """One optimizer step on this rank's part of a global batch of ``batch_size`` images.
-
-        Returns:
-            Mean total, BCE, SSIM, IoU and final-mask loss of this rank's images, (5,).
-        """
-        images = batch["image"].to(self.device, non_blocking=True)
-        target = batch["mask"].to(self.device, non_blocking=True)
-        with autocast(self.device, self.config.precision):
-            output = network(images)
-        terms = self.criterion(output, target)
-        # DDP averages over ranks; with uneven shares every image still has the weight 1 / batch_size.
-        share = len(images) * _world_size() / batch_size
-        self.optimizer.zero_grad(set_to_none=True)
-        (terms.total * share).backward()
-        self.optimizer.step()
-        return torch.stack([terms.total.detach(), terms.bce, terms.ssim, terms.iou, terms.final]).double()
+        if self.config.on_nonfinite == "skip":
+            metrics["train/skipped_steps"] = float(self.partial.skipped)
+        return metrics
 
     def save_model(self, folder: Path) -> None:
         """Write a checkpoint folder that predicts, a third as large as :meth:`save`'s."""
         checkpoint.save(folder, self.model, self._card())
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint folder that predicts, and from which :meth:`resume` goes on."""
+        """Write a checkpoint folder that predicts, and from which :meth:`resume` goes on: after an epoch."""
+        self._save(folder, None)
+
+    def sums_of_all_ranks(self) -> Tensor:
+        """``partial.sums`` of every rank, (ranks, 6) on the CPU; all ranks call it."""
+        own = self.partial.sums.to(self.device)
+        if not dist.is_initialized():
+            return own[None].cpu()
+        every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, own)
+        return torch.stack(every).cpu()
+
+    def save_partial(self, folder: Path, sums: Tensor) -> None:
+        """Write a checkpoint folder in the middle of an epoch, with what :meth:`sums_of_all_ranks` returned."""
+        self._save(folder, {"step": self.partial.step, "skipped": self.partial.skipped, "sums": sums})
+
+    def _save(self, folder: Path, partial: dict[str, Any] | None) -> None:
         state = {
+            "partial": partial,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
@@ -259,7 +379,48 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]
+        if partial := state.get("partial"):
+            self.partial = Partial(partial["step"], self._share_of(partial["sums"]), partial["skipped"])
         set_random_state(state["random"], self.device)
+
+    @staticmethod
+    def _share_of(sums: Tensor) -> Tensor:
+        """This rank's part of all ranks' sums: its own, or everything on rank 0 where their number has changed."""
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        if len(sums) == _world_size():
+            return sums[rank].clone()
+        return sums.sum(0) if rank == 0 else torch.zeros_like(sums[0])
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A step that was not taken, because the loss of a rank was not finite."""
+
+    loss: float
+    """Of this rank."""
+
+
+@overload
+def evaluate(
+    model: RSRNet,
+    loader: DataLoader,
+    device: torch.device | str,
+    *,
+    precision: str = ...,
+    protocol: Protocol = ...,
+) -> dict[str, float]: ...
+
+
+@overload
+def evaluate(
+    model: RSRNet,
+    loader: DataLoader,
+    device: torch.device | str,
+    *,
+    precision: str = ...,
+    protocol: Protocol = ...,
+    notice: Notice,
+) -> dict[str, float] | None: ...
 
 
 def evaluate(
@@ -269,7 +430,8 @@ def evaluate(
     *,
     precision: str = "float32",
     protocol: Protocol = PUBLISHED,
-) -> dict[str, float]:
+    notice: Notice | None = None,
+) -> dict[str, float] | None:
     """Mean AP, F1 and IoU over the images of every rank.
 
     Args:
@@ -278,8 +440,10 @@ def evaluate(
         device: where the model lives.
         precision: ``float32`` or ``bfloat16``.
         protocol: how masks are compared.
+        notice: what tells to stop before the end.
 
     Returns:
+        None if a notice ended it; else
         ``val/ap``, ``val/f1``, ``val/iou`` of M_fnl, and the same of the other masks as ``val/m_rsr/ap``, ...
     """
     model.eval()
@@ -292,6 +456,10 @@ def evaluate(
             )
         for name in MASKS:
             sums[name].add(image_metrics(getattr(output, name), target, protocol))
+        if notice and notice.asked():
+            break
+    if notice and any_rank(notice.asked(), device):
+        return None
     result: dict[str, float] = {}
     for name in MASKS:
         prefix = "val/" if name == "m_fnl" else f"val/{name}/"
@@ -357,45 +525,3 @@ def _reduce(values: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
-
-
-class _Clock:
-    """Measures the pace of a training and the part of it spent waiting for data."""
-
-    def __init__(self, epochs: int, steps: int) -> None:
-        self.steps_left = epochs * steps
-        self.steps_done = 0
-        self.images = 0
-        self.seconds = 0.0
-
-    def start_epoch(self) -> None:
-        self.mark = self.epoch_start = time.perf_counter()
-        self.epoch_images = 0
-        self.waited = 0.0
-
-    def got_batch(self) -> None:
-        self.waited += time.perf_counter() - self.mark
-
-    def did_step(self, images: int) -> None:
-        self.seconds += time.perf_counter() - self.mark
-        self.mark = time.perf_counter()
-        self.images += images
-        self.epoch_images += images
-        self.steps_done += 1
-        self.steps_left -= 1
-
-    def end_epoch(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self.epoch_start
-        return {
-            "time/epoch_seconds": seconds,
-            "time/images_per_second": self.epoch_images / seconds,
-            "time/waiting_for_data": self.waited / seconds,
-        }
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds
-
-    @property
-    def seconds_left(self) -> float:
-        return self.seconds / self.steps_done * self.steps_left

@@ -39,6 +39,10 @@ class FitConfig:
     encoder_weights: str = "imagenet"
     """Start of the encoder: `imagenet` (torchvision's weights), `none` (random), or the path of a ResNet state dict."""
 
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss that is NaN or infinite does: `stop` ends the training, naming and saving the batch; `skip` leaves
+    the step out on all workers and counts it (`train/skipped_steps`), up to ten in a row."""
+
     def __post_init__(self) -> None:
         require(
             self,
@@ -53,5 +57,6 @@ class FitConfig:
             lr_decay=(0 < self.lr_decay <= 1, "a number above 0, at most 1"),
             seed=(0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
             precision=(self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
+            on_nonfinite=(self.on_nonfinite in ("stop", "skip"), "stop or skip"),
             encoder_weights=(bool(self.encoder_weights), "imagenet, none or a path"),
         )

@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "data.photographs",
     "data.root",
     "description",
+    "fit.on_nonfinite",
     "refit",
     "repeats",
     "rows",

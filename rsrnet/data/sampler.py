@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,19 +56,25 @@ class ShardedBatches:
         self.seed = seed
         self.blocks = blocks
         self.epoch = 0
+        self.first = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields, from 0."""
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Choose the epoch that the next iteration yields, and its first batch, both from 0.
+
+        The batches before it were trained before an interruption: nothing of them is read.
+        """
         self.epoch = epoch
+        self.first = first
 
     def __len__(self) -> int:
+        """Batches of a whole epoch."""
         full, rest = divmod(self.num_samples, self.batch_size)
         return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         order = epoch_order(self.num_samples, self.blocks, np.random.default_rng([self.seed, epoch]))
-        for _, batch in zip(range(len(self)), _cut(order, self.batch_size), strict=False):
+        for batch in islice(_cut(order, self.batch_size), self.first, len(self)):
             yield [(epoch, index) for index in batch[self.rank :: self.world_size].tolist()]
 
 

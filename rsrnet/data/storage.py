@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -70,9 +70,14 @@ class Storage:
         with self._errors(name):
             self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
             # Closing an upload makes the file appear, also after an error: hence another name first.
-            with self.filesystem.open_output_stream(path + ".partial") as file:
-                yield file
-            self.filesystem.move(path + ".partial", path)
+            try:
+                with self.filesystem.open_output_stream(path + ".partial") as file:
+                    yield file
+                self.filesystem.move(path + ".partial", path)
+            except OSError:  # a full disk has no room for half a file
+                with suppress(OSError):
+                    self.filesystem.delete_file(path + ".partial")
+                raise
 
     def delete(self, name: str) -> None:
         """Delete a file."""
