@@ -235,14 +235,18 @@ def test_fewer_processors_than_needed_are_refused_not_waited_for(
         predict.run(job(model, images, tmp_path / "out", cluster={"workers": 4}), fresh=False)
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(model, images, tmp_path) -> None:
-    truth = tmp_path / "data" / "masks" / "a.png"
-    truth.parent.mkdir(parents=True)
-    truth.write_bytes(b"ground truth")
+@pytest.mark.parametrize("names", [["masks/a.png"], ["masks/a.png", JOB], [JOB], [predict.TABLE]])
+def test_a_folder_of_somebody_elses_is_left_alone(names, model, images, tmp_path) -> None:
+    """Also one with masks and a job file that somebody keeps there."""
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(b"somebody's")
     for fresh in (False, True):
         with pytest.raises(UserError, match="not of a prediction"):
             predict.run(job(model, images, tmp_path / "data"), fresh=fresh)
-    assert truth.read_bytes() == b"ground truth"
+    left = {path.relative_to(tmp_path / "data"): path for path in (tmp_path / "data").rglob("*.*")}
+    assert sorted(map(str, left)) == sorted(names)
+    assert {path.read_bytes() for path in left.values()} == {b"somebody's"}
 
 
 def test_fresh_removes_what_an_earlier_prediction_left(model, images, tmp_path) -> None:
