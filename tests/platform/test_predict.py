@@ -272,6 +272,23 @@ def test_one_image_is_enough(model, images, tmp_path) -> None:
     assert [row["mask"] for row in table(tmp_path / "out").values()] == ["masks/a.png"]
 
 
+def test_any_name_of_a_file_and_of_a_folder(model, images, tmp_path) -> None:
+    """The longest that a file system takes, a line break, and a folder with the name of another image's mask."""
+    (images / "broken.jpg").rename(images / ("n" * 250 + ".jpg"))
+    (images / "a.png").rename(images / ("n" * 250 + ".png"))
+    (images / "c.bmp").rename(images / "line\nbreak ☃.bmp")
+    (images / "deep").rename(images / "a.png")
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    rows = table(tmp_path / "out")
+    assert [row["status"] for row in rows.values()].count("error") == 1
+    for row in rows.values():
+        if row["status"] == "ok":
+            shape = row["width"], row["height"]
+            assert Image.open(tmp_path / "out" / row["mask"]).size == shape
+            assert Image.open(tmp_path / "out" / row["overlay"]).size == shape
+    assert len({row["mask"] for row in rows.values()}) == 5
+
+
 def test_brackets_in_a_file_name_are_no_markup(model, images, tmp_path, capsys) -> None:
     (images / "broken.jpg").rename(images / "broken [bold].jpg")
     predict.run(job(model, images, tmp_path / "out"), fresh=False)

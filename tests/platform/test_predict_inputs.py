@@ -158,7 +158,9 @@ def test_a_changed_file_has_another_stamp(photos: Path) -> None:
     assert changed == {"a.jpg"}
 
 
-parts = st.sampled_from(["a", "b", "a.jpg", "a.png", "a.jpg.jpg", "..", "up", ".a", "a."])
+parts = st.sampled_from(
+    ["a", "b", "a.jpg", "a.png", "a.png.png", "a.jpg.jpg", "..", "up", ".a", "a.", "a.jpg-1", "é" * 125]
+)
 paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 
 
@@ -166,9 +168,12 @@ paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 def test_no_two_results_have_one_name_and_none_leaves_the_folder(relative: list[str], prefix: str) -> None:
     names = result_names([prefix + path for path in relative])
     assert len(set(names)) == len(relative)
+    folders = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
+    assert not folders & {f"{name}.png" for name in names}
     for name in names:
         assert not posixpath.isabs(name)
         assert ".." not in name.split("/")
+        assert all(len(f"{part}.png.partial".encode()) <= 255 for part in name.split("/"))
 
 
 def test_results_are_called_as_their_images_unless_that_is_taken() -> None:
@@ -176,3 +181,5 @@ def test_results_are_called_as_their_images_unless_that_is_taken() -> None:
     assert result_names(["a.jpg", "a.png", "b.png"]) == ["a.jpg", "a.png", "b"]
     assert result_names(["a.jpg", "a.png", "a.jpg.jpg"]) == ["a.jpg", "a.png", "a.jpg.jpg"]
     assert result_names(["../a.jpg", "/r/a.jpg", "s3://bucket/a.jpg"]) == ["up/a", "r/a", "bucket/a"]
+    assert result_names(["a.jpg", "a.png/b.jpg"]) == ["a.jpg", "a.png/b"]
+    assert result_names(["n" * 216 + ".jpg"]) == ["n" * 216]
