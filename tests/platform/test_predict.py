@@ -235,14 +235,18 @@ def test_fewer_processors_than_needed_are_refused_not_waited_for(
         predict.run(job(model, images, tmp_path / "out", cluster={"workers": 4}), fresh=False)
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(model, images, tmp_path) -> None:
-    truth = tmp_path / "data" / "masks" / "a.png"
-    truth.parent.mkdir(parents=True)
-    truth.write_bytes(b"ground truth")
+@pytest.mark.parametrize("names", [["masks/a.png"], ["masks/a.png", JOB], [JOB], [predict.TABLE]])
+def test_a_folder_of_somebody_elses_is_left_alone(names, model, images, tmp_path) -> None:
+    """Also one with masks and a job file that somebody keeps there."""
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(b"somebody's")
     for fresh in (False, True):
         with pytest.raises(UserError, match="not of a prediction"):
             predict.run(job(model, images, tmp_path / "data"), fresh=fresh)
-    assert truth.read_bytes() == b"ground truth"
+    left = {path.relative_to(tmp_path / "data"): path for path in (tmp_path / "data").rglob("*.*")}
+    assert sorted(map(str, left)) == sorted(names)
+    assert {path.read_bytes() for path in left.values()} == {b"somebody's"}
 
 
 def test_fresh_removes_what_an_earlier_prediction_left(model, images, tmp_path) -> None:
@@ -266,6 +270,23 @@ def test_output_inside_the_input_is_not_localized_itself(model, images) -> None:
 def test_one_image_is_enough(model, images, tmp_path) -> None:
     predict.run(job(model, images / "a.png", tmp_path / "out"), fresh=False)
     assert [row["mask"] for row in table(tmp_path / "out").values()] == ["masks/a.png"]
+
+
+def test_any_name_of_a_file_and_of_a_folder(model, images, tmp_path) -> None:
+    """The longest that a file system takes, a line break, and a folder with the name of another image's mask."""
+    (images / "broken.jpg").rename(images / ("n" * 250 + ".jpg"))
+    (images / "a.png").rename(images / ("n" * 250 + ".png"))
+    (images / "c.bmp").rename(images / "line\nbreak ☃.bmp")
+    (images / "deep").rename(images / "a.png")
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    rows = table(tmp_path / "out")
+    assert [row["status"] for row in rows.values()].count("error") == 1
+    for row in rows.values():
+        if row["status"] == "ok":
+            shape = row["width"], row["height"]
+            assert Image.open(tmp_path / "out" / row["mask"]).size == shape
+            assert Image.open(tmp_path / "out" / row["overlay"]).size == shape
+    assert len({row["mask"] for row in rows.values()}) == 5
 
 
 def test_brackets_in_a_file_name_are_no_markup(model, images, tmp_path, capsys) -> None:
