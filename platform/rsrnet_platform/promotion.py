@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.lookup import versions_of
 from rsrnet_platform.models import history
 from rsrnet_platform.models.history import CHAMPION, Event, How, champion_number
 from rsrnet_platform.models.lock import Held, changing
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 PROMOTED = "promoted"
 REASON = "promotion_reason"
 BEFORE = "champion_before"
+CHANGES = "promotion/changes"
 DIFFERENCE = "promotion/difference"
 SPREAD = "promotion/spread"
-"""Tags of a version: what was decided, why, who was champion then, and what the comparison measured."""
+"""Tags of a version: what was decided, why, who was champion then, the number of the latest change of champion at that
+time, and what the comparison measured."""
 
 NOBODY = "none"
 
@@ -95,14 +98,24 @@ def decide(
 
 
 def force(client: MlflowClient, uri: str, version: ModelVersion) -> None:
-    """Make a version champion without a comparison; nothing happens if it is champion already."""
+    """Make a version champion without a comparison; as :func:`complete` if it is champion already."""
     with explained(uri), changing(client, uri, version.name) as held:
         model = client.get_registered_model(version.name)
         before = champion_number(model)
         if before == int(version.version):
+            _complete(client, held, model, version)
             return
-        reason = f"forced by {user_name()}, without a comparison with {_named(before)}"
+        beside = "" if before is None else f" with version {before}"
+        reason = f"forced by {user_name()}, without a comparison{beside}"
         _conclude(client, held, model, version, Verdict(True, reason, how="force"))
+
+
+def complete(client: MlflowClient, uri: str, champion: ModelVersion) -> None:
+    """Record on the champion why it is that, if the process that made it so was killed before it did; else nothing."""
+    with explained(uri), changing(client, uri, champion.name) as held:
+        model = client.get_registered_model(champion.name)
+        if champion_number(model) == int(champion.version):
+            _complete(client, held, model, champion)
 
 
 def rollback(client: MlflowClient, uri: str, name: str) -> Event:
@@ -114,7 +127,7 @@ def rollback(client: MlflowClient, uri: str, name: str) -> Event:
     with explained(uri), changing(client, uri, name) as held:
         model = client.get_registered_model(name)
         events = history.settle(client, model)
-        there = {int(version.version) for version in client.search_model_versions(f"name = '{name}'")}
+        there = {int(version.version) for version in versions_of(client, name)}
         now = champion_number(model)
         back = [number for number in history.earlier_champions(events) if number in there and number != now]
         if not back:
@@ -174,10 +187,10 @@ def _conclude(
 ) -> None:
     """Record a verdict and, if it says so, make the version champion."""
     name, number, before = model.name, version.version, champion_number(model)
+    events = history.settle(client, model)
     if before == int(number):
         # The process that made it champion was killed before it wrote down all of this.
-        made = [event for event in history.read(model) if event.version == before]
-        before, reason = (made[-1].before, made[-1].reason) if made else (None, verdict.reason)
+        before, reason = (events[-1].before, events[-1].reason) if events else (None, verdict.reason)
     else:
         reason, known = verdict.reason, client.get_model_version(name, number).tags
         for key, value in {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}.items():
@@ -186,10 +199,24 @@ def _conclude(
             elif key in known:  # of an earlier decision
                 client.delete_model_version_tag(name, number, key)
         if verdict.wins:
-            _move(client, held, model, int(number), verdict.how, reason)
-    tags = {BEFORE: str(before or NOBODY), PROMOTED: str(verdict.wins).lower(), REASON: reason}
+            now = client.get_registered_model(name)
+            events.append(_move(client, held, now, int(number), verdict.how, reason))
+    tags = {
+        CHANGES: str(events[-1].number if events else 0),
+        BEFORE: str(before or NOBODY),
+        PROMOTED: str(verdict.wins).lower(),
+        REASON: reason,
+    }
     for key, text in tags.items():  # the reason last: a version without it is decided on again
         client.set_model_version_tag(name, number, key, text)
+
+
+def _complete(client: MlflowClient, held: Held, model: RegisteredModel, champion: ModelVersion) -> None:
+    made, tags = history.known(model)[-1:], client.get_model_version(champion.name, champion.version).tags
+    for event in made:
+        recorded = (tags.get(PROMOTED), tags.get(REASON)) == ("true", event.reason)
+        if event.how in ("first", "gate", "force") and not recorded:
+            _conclude(client, held, model, champion, Verdict(True, event.reason, how=event.how))
 
 
 def _move(
