@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -149,9 +150,21 @@ def delete(client: MlflowClient, uri: str, version: ModelVersion) -> None:
         require_no_champion(client, version)
         held.confirm()
         client.delete_model_version(version.name, version.version)
-        if version.model_id:
-            # What the run's page shows as its registered version.
-            client.delete_logged_model_tag(version.model_id, "mlflow.modelVersions")
+        _forget_on_the_run_s_page(client, version)
+
+
+def _forget_on_the_run_s_page(client: MlflowClient, version: ModelVersion) -> None:
+    """Take away what the page of a version's run shows as its registered version, if the run is still there."""
+    from mlflow.exceptions import MlflowException
+
+    if not version.run_id:
+        return
+    with suppress(MlflowException):
+        experiment = client.get_run(version.run_id).info.experiment_id
+        # A version of an embedded store does not know the id of its model.
+        for model in client.search_logged_models([experiment], f"source_run_id = '{version.run_id}'"):
+            if model.artifact_location == version.source and "mlflow.modelVersions" in model.tags:
+                client.delete_logged_model_tag(model.model_id, "mlflow.modelVersions")
 
 
 def require_no_champion(client: MlflowClient, version: ModelVersion) -> None:

@@ -147,8 +147,7 @@ def promote(
     if as_json:
         _print_json(asdict(now))
     else:
-        why = now.why or "made so without rsrnet"
-        typer.echo(f"{now.name}/{now.version} is {'' if now.champion else 'not '}champion: {why}.")
+        typer.echo(f"{now.name}/{now.version} is {'' if now.champion else 'not '}champion: {now.why}.")
     if not now.champion:
         raise typer.Exit(1)
 
@@ -197,7 +196,7 @@ def delete(
     else:
         stays = (
             f" Its run stays, with all that it holds: runs:/{found.run_id} still loads the weights."
-            if found.model_id
+            if found.run_id
             else ""
         )
         typer.echo(f"{uri} is deleted, and its number is not given again.{stays}")

@@ -167,7 +167,7 @@ def _registered(version: ModelVersion, champion: int | None, events: Sequence[Ev
         champion=number == champion,
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         run_id=version.run_id or "",
-        why=_why(number, tags, events),
+        why=_why(number, number == champion, tags, events),
         promoted=tags[promotion.PROMOTED] == "true" if promotion.PROMOTED in tags else None,
         champion_before=int(before) if before.isdecimal() else None,
         difference=number_in(tags.get(promotion.DIFFERENCE)),
@@ -180,10 +180,12 @@ def _registered(version: ModelVersion, champion: int | None, events: Sequence[Ev
     )
 
 
-def _why(number: int, tags: Mapping[str, str], events: Sequence[Event]) -> str:
+def _why(number: int, champion: bool, tags: Mapping[str, str], events: Sequence[Event]) -> str:
     """The decision on a version, unless the alias came to it or left it in another way since."""
-    if events and events[-1].version == number:
+    if champion and events:
         return events[-1].reason
+    if champion and tags.get(promotion.PROMOTED) != "true":
+        return "made champion without rsrnet"
     decided = int(number_in(tags.get(promotion.CHANGES)) or 0)
     for event in reversed(events):
         if event.number <= decided:
