@@ -205,6 +205,11 @@ def _checkpoint_in(folder: Path, uri: str) -> Path:
         # Unlike the methods of a path, this is false for a folder that may not be read.
         if os.path.isfile(place / WEIGHTS) and os.path.isfile(place / CONFIG):
             return place
+    if uri.startswith(("models:/", "runs:/")) and not os.path.exists(folder):
+        raise RegistryError(
+            f"{uri}: the store says that its files are in {folder}, which is not there. If the folder was moved, bring "
+            "it back, or give the place where the model is now instead of the URI"
+        )
     raise RegistryError(
         f"{uri}: {folder} has no {WEIGHTS} and {CONFIG}. Give a checkpoint folder, models:/NAME@ALIAS, "
         "models:/NAME/VERSION or runs:/RUN_ID"
