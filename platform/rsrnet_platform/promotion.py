@@ -225,11 +225,12 @@ def _conclude(
 
 
 def _complete(client: MlflowClient, held: Held, model: RegisteredModel, champion: ModelVersion) -> None:
-    made, tags = history.known(model)[-1:], client.get_model_version(champion.name, champion.version).tags
-    for event in made:
-        recorded = (tags.get(PROMOTED), tags.get(REASON)) == ("true", event.reason)
-        if event.how in ("first", "gate", "force") and not recorded:
-            _conclude(client, held, model, champion, Verdict(True, event.reason, how=event.how))
+    events = history.settle(client, model)
+    if events and events[-1].how in ("first", "gate", "force"):
+        tags, reason = client.get_model_version(champion.name, champion.version).tags, events[-1].reason
+        if (tags.get(PROMOTED), tags.get(REASON)) != ("true", reason):
+            settled = client.get_registered_model(champion.name)
+            _conclude(client, held, settled, champion, Verdict(True, reason))
 
 
 def _move(
@@ -239,8 +240,7 @@ def _move(
     event = history.begin(client, model, version, how, reason)
     held.confirm()
     client.set_registered_model_alias(model.name, CHAMPION, str(version))
-    history.finish(client, model.name, event)
-    return event
+    return history.finish(client, model.name, event)
 
 
 def _number(version: ModelVersion | None) -> int | None:

@@ -140,7 +140,8 @@ def test_promotion_rollback_and_deletion(models: Command, client: MlflowClient) 
     assert listed(models)[3]["difference"] is None
     assert models("rollback") == "rsrnet: version 2 is champion again, instead of version 3.\n"
     assert "went back from version 3 to version 2" in listed(models)[3]["why"]
-    assert json.loads(models("rollback", "rsrnet", "--json"))["version"] == 1
+    event = json.loads(models("rollback", "rsrnet", "--json"))
+    assert (event["version"], event["done"]) == (1, True)
     assert "no earlier champion" in models("rollback", code=2)
     assert "the difference of +" in models("promote", "rsrnet/2")
     history = json.loads(models("show", 2, "--json"))["history"]
@@ -210,7 +211,8 @@ def test_a_promotion_killed_after_the_alias_is_told_and_completed(
     version = listed(models)[3]
     assert (version["promoted"], version["champion_before"]) == (True, 2)
     assert "forced by" in client.get_model_version("rsrnet", "3").tags["promotion_reason"]
-    assert [event["version"] for event in json.loads(models("show", 3, "--json"))["history"]] == [3, 2, 1]
+    history = json.loads(models("show", 3, "--json"))["history"]
+    assert [(event["version"], event["done"]) for event in history] == [(3, True), (2, True), (1, True)]
 
 
 def test_what_other_programs_registered_breaks_nothing(models: Command, client: MlflowClient) -> None:

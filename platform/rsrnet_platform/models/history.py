@@ -105,9 +105,11 @@ def begin(client: MlflowClient, model: RegisteredModel, version: int, how: How, 
     return event
 
 
-def finish(client: MlflowClient, name: str, event: Event) -> None:
-    """Write down that the alias is set."""
-    _write(client, name, replace(event, done=True))
+def finish(client: MlflowClient, name: str, event: Event) -> Event:
+    """Write down that the alias is set; the event that says so."""
+    done = replace(event, done=True)
+    _write(client, name, done)
+    return done
 
 
 def settle(client: MlflowClient, model: RegisteredModel) -> list[Event]:
