@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +16,10 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+import torch
+from mlflow import MlflowClient
 
-from rsrnet_platform import spec
+from rsrnet_platform import spec, train
 from rsrnet_platform.store import open_client, resolve_uri
 
 MakeJob = Callable[..., spec.TrainJob]
@@ -46,6 +49,55 @@ def make_job(train_file: Path) -> MakeJob:
     return lambda **overrides: spec.load(
         train_file, [f"{path.replace('__', '.')}={value}" for path, value in overrides.items()]
     )
+
+
+@pytest.fixture(scope="session")
+def training() -> MakeJob:
+    """Make a tiny training whose store is in a folder, with overrides as in `make_job`."""
+    return tiny_training
+
+
+def tiny_training(folder: Path, root: Path, name: str, **overrides: str) -> spec.TrainJob:
+    path = folder / f"{name}.yaml"
+    path.write_text(f"""
+kind: train
+name: {name}
+data: {{root: {root}, val: le50_val.txt, size: 32, loader_processes: 0}}
+model: {{depth: 18, width: 4, iterations: 2, scales: [0]}}
+fit: {{epochs: 1, batch_size: 4, lr: 2e-3, milestones: [20], encoder_weights: none}}
+cluster: {{workers: 0}}
+storage: {folder / "runs"}
+tracking: {{uri: {folder / "mlflow.db"}}}
+""")
+    job = spec.load(path, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+    assert isinstance(job, spec.TrainJob)
+    return job
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, squares_of_six_photographs: Path) -> Path:
+    """A folder with a store: a poor first champion, a good second one, and a poor third version."""
+    folder = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)
+    for name, more in {
+        "poor": {},
+        "good": {"fit__epochs": "6"},
+        "third": {"fit__lr": "1e-4", "fit__seed": "1"},
+    }.items():
+        train.run(tiny_training(folder, squares_of_six_photographs, name, **more), fresh=False)
+    return folder
+
+
+@pytest.fixture
+def store(trained: Path, tmp_path: Path) -> Path:
+    """A store of the test's own with the three versions, whose artifacts stay where they are."""
+    return Path(shutil.copy(trained / "mlflow.db", tmp_path))
+
+
+@pytest.fixture
+def client(store: Path) -> MlflowClient:
+    """MLflow's client for that store."""
+    return open_client(f"sqlite:///{store}")
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ class _Markers:
 
     def _others(self, own: str | None = None) -> list[str]:
         """Markers of others that may still be alive; those that stood for too long are removed."""
-        found = self.client.search_registered_models(f"name LIKE '{self.prefix}%'", max_results=1000)
+        found = self.client.search_registered_models(f"name LIKE '{PREFIX}%'", max_results=1000)
         names = {model.name for model in found if model.name.startswith(self.prefix)} - {own}
         now = time.monotonic()
         self.seen = {name: self.seen.get(name, now) for name in names}
