@@ -71,7 +71,7 @@ def run(job: spec.PredictJob, *, fresh: bool) -> None:
                 _require_room_to_read(place)
                 output.begin(job, settings, fresh=fresh)
                 _say_what_begins(images.num_rows, done.true_count, model, place)
-                _predict(job, model, _left(images, done, job.batch_size), place, outcome, images.num_rows)
+                _predict(job, model, _left(images, done, _at_once(job)), place, outcome, images.num_rows)
         elif output.finished:
             console.print(f"All {images.num_rows:,} images are done already: {job.output}.")
             return
@@ -98,6 +98,11 @@ def _done(output: Output, images: pa.Table, fresh: bool, *, overlays: bool) -> p
         return pa.array([False] * images.num_rows)
     ledger.merge(output.storage)
     return ledger.keep_done(output.storage, images, overlays=overlays)
+
+
+def _at_once(job: spec.PredictJob) -> int:
+    """Images of a batch. With a window each is one by itself: it can become any number of the network's inputs."""
+    return 1 if job.window else job.batch_size
 
 
 def _left(images: pa.Table, done: pa.Array, size: int) -> Iterator[Batch]:

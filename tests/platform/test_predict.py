@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 from rsrnet_platform import cli, predict, spec, train
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.prediction import stages
 from rsrnet_platform.prediction.output import JOB
 
 THRESHOLD = 0.555
@@ -90,6 +93,28 @@ def check(output: Path, model: Path, images: Path) -> None:
 def test_folder_becomes_masks_overlays_and_a_table(model, images, tmp_path) -> None:
     predict.run(job(model, images, tmp_path / "out"), fresh=False)
     check(tmp_path / "out", model, images)
+
+
+def test_a_name_that_is_not_utf_8_is_a_row_with_its_error(model, images, tmp_path) -> None:
+    shutil.copytree(images, tmp_path / "photos")
+    os.link(tmp_path / "photos" / "a.jpg", os.fsencode(tmp_path / "photos") + b"/b\xff.jpg")
+    predict.run(job(model, tmp_path / "photos", tmp_path / "out"), fresh=False)
+    rows = table(tmp_path / "out")
+    assert len(rows) == 6
+    assert "its name is not UTF-8; rename it" in rows["b\\xff.jpg"]["error"]
+    assert rows["a.jpg"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("window", [40, None])
+def test_an_image_with_windows_is_a_batch_of_its_own(window, model, images, tmp_path, monkeypatch) -> None:
+    """So memory does not grow with the windows of a whole batch."""
+    seen = []
+    real = stages.read
+    monkeypatch.setattr(
+        stages, "read", lambda batch, settings: seen.append(len(batch.images)) or real(batch, settings)
+    )
+    predict.run(job(model, images, tmp_path / "out", window=window), fresh=False)
+    assert sorted(seen) == ([1] * 5 if window else [5])
 
 
 @pytest.mark.ray

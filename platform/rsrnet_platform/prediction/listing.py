@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 Found: TypeAlias = tuple[str, str, str, str, str, int]
 """The fields of an :class:`Item` where ``name`` is the relative path of the image, with its suffix."""
+
+NOT_UTF8 = "not UTF-8"
+"""Stamp of an image whose path is not UTF-8."""
 
 CHUNK = 4096
 """Rows that become objects at a time."""
@@ -51,13 +55,12 @@ class Item:
 def listing(items: Iterable[Found]) -> pa.Table:
     """Make the list of a job: by path, none twice, each with a name for its results that no other has.
 
-    Raises:
-        UnicodeEncodeError: if a path is no UTF-8, which no table can hold.
+    A path that is not UTF-8, which no table can hold, is listed as it can be shown, and cannot be read.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    unique = {item[0]: item for item in items}
+    unique = {item[0]: item for item in map(_showable, items)}
     ordered = [unique[path] for path in sorted(unique)]
     names = result_names([item[1] for item in ordered])
     columns = [list(column) for column in zip(*ordered, strict=True)] or [[] for _ in range(6)]
@@ -67,6 +70,17 @@ def listing(items: Iterable[Found]) -> pa.Table:
     arrays[3] = pc.dictionary_encode(arrays[3])
     arrays.append(pa.array(columns[5], pa.int64()))
     return pa.table(arrays, names=["path", "name", "stamp", "root", "file", "row"])
+
+
+def _showable(item: Found) -> Found:
+    path, name, _, root, file, row = item
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = (os.fsencode(part).decode("utf-8", "backslashreplace") for part in (path, name, file))
+        path, name, file = shown
+        return path, name, NOT_UTF8, root, file, row
+    return item
 
 
 def items_of(table: pa.Table) -> Iterator[Item]:
