@@ -153,11 +153,11 @@ class Localizer:
         return max(1, min(self.batch_size, CPU_VALUES // (self.card.size**2 * self.card.model.width)))
 
     def _fnl(self, batch: Tensor) -> Tensor:
-        mask = self.model(batch, self.iterations, self.tolerance).m_fnl
-        if self.flip:
-            mirrored = self.model(batch.flip(-1), self.iterations, self.tolerance).m_fnl.flip(-1)
-            mask = (mask + mirrored) / 2
-        return mask
+        mask = self._localize(batch)
+        return (mask + self._localize(batch.flip(-1)).flip(-1)) / 2 if self.flip else mask
+
+    def _localize(self, batch: Tensor) -> Tensor:
+        return self.model(batch, self.iterations, self.tolerance, every_mask=False).m_fnl
 
     def _examine(self, images: Sequence[ImageLike]) -> list[Finding]:
         pixels = [read_image(image) for image in images]

@@ -151,7 +151,7 @@ def _program(network: RSRNet) -> ExportedProgram:
             # So written the sides inside are plainly multiples, which spares the graph most of its assertions.
             rows = torch.arange((height + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=height - 1)
             columns = torch.arange((width + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=width - 1)
-            mask = self.network(images.index_select(2, rows).index_select(3, columns)).m_fnl
+            mask = self.network(images.index_select(2, rows).index_select(3, columns), every_mask=False).m_fnl
             return mask.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
 
     sides = {
