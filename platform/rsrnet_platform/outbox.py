@@ -67,7 +67,8 @@ class Outbox:
             patience: seconds without a call that succeeds, after which to give up; default: that of the outbox.
 
         Raises:
-            UnreachableError: if the store does not answer in time. What was not sent stays here, and is tried further.
+            UnreachableError: if the store does not answer in time. What was not sent is tried further, until
+                :meth:`abandon`.
             TrackingError: (or what else it raised) if a call failed for good.
         """
         patience = self.patience if patience is None else patience
@@ -92,6 +93,13 @@ class Outbox:
                 self._change.wait(min(1.0, patience - (now - since)))
         self.check()
 
+    def abandon(self) -> None:
+        """Send nothing more: whoever goes on with the run sends what it does not have, and nobody else may then."""
+        with self._change:
+            self._calls.clear()
+            self._trouble = None
+            self._change.notify_all()
+
     def _send(self) -> None:
         while True:
             with self._change:
@@ -101,7 +109,8 @@ class Outbox:
                 call = self._calls[0]
             failure = self._insist(call)
             with self._change:
-                self._calls.popleft()
+                if self._in_hand(call):
+                    self._calls.popleft()
                 self._sent += 1
                 self._failure = self._failure or failure
                 self._change.notify_all()
@@ -117,7 +126,10 @@ class Outbox:
             except UnreachableError as trouble:
                 self._note(trouble)
                 with self._change:
-                    self._change.wait(pause)
+                    if self._in_hand(call):
+                        self._change.wait(pause)
+                    if not self._in_hand(call):
+                        return None
                 continue
             except Exception as error:
                 failure = error  # for the thread that put it
@@ -127,6 +139,10 @@ class Outbox:
                 self.tell(f"The MLflow store answers again after {away}: what waited is logged now.")
             return failure
         raise AssertionError("pauses never end")
+
+    def _in_hand(self, call: Callable[[], object]) -> bool:
+        """Whether a call is the next to be sent; it is not if all were abandoned meanwhile."""
+        return bool(self._calls) and self._calls[0] is call
 
     def _note(self, trouble: UnreachableError) -> None:
         if self._trouble is None:

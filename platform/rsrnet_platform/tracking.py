@@ -249,6 +249,10 @@ class Tracker:
         """Wait until everything is logged; see :meth:`Outbox.flush`."""
         self._outbox.flush(patience)
 
+    def abandon(self) -> None:
+        """Log nothing more, as another process will go on with the run; see :meth:`Outbox.abandon`."""
+        self._outbox.abandon()
+
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """End the run with a status, after everything that is to be logged; does not wait for it."""
         self._outbox.put(lambda: self._client.set_terminated(self.run_id, status))
@@ -284,6 +288,7 @@ class Tracker:
             self.flush(min(HASTE, self._outbox.patience) if hasty else None)
         except TrackingError as refused:
             self._outbox.tell(f"The MLflow run could not be ended as {status}: {refused}")
+        self.abandon()
 
     def _open(
         self,

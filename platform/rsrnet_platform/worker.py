@@ -225,9 +225,9 @@ class Observer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.tracker.flush()
-            return
-        # What is left the next start logs: pictures stay in their folder, metrics in the checkpoint.
-        with suppress(TrackingError):
-            self.tracker.flush(HASTE)
+        try:
+            # What is left the next start logs: pictures stay in their folder, metrics in the checkpoint.
+            with nullcontext() if kind is None else suppress(TrackingError):
+                self.tracker.flush(None if kind is None else HASTE)
+        finally:
+            self.tracker.abandon()
