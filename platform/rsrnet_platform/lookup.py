@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.models.lock import PREFIX as LOCK_PREFIX
+from rsrnet_platform.outage import patiently
 from rsrnet_platform.packaging import fetch
 from rsrnet_platform.store import TrackingConfig, connect, explained, resolve_uri
+from rsrnet_platform.terminal import console
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+_PATIENCE_SECONDS = 60.0
+"""With a store that answered a moment ago."""
 
 _VERSION = r"([^/@]+)(?:/(\d+)|@([^/@]+))"
 
@@ -45,9 +50,12 @@ def resolve(uri: str, tracking_uri: str | None = None) -> Path:
         return _checkpoint_in(Path(uri).expanduser(), uri)
     store = resolve_uri(TrackingConfig(uri=tracking_uri))
     client = connect(store)
-    with explained(store):
-        location = _location(client, store, uri)
-        return _checkpoint_in(fetch(location, store), uri)
+
+    def bring() -> Path:
+        with explained(store):
+            return fetch(_location(client, store, uri), store)
+
+    return _checkpoint_in(patiently(bring, _PATIENCE_SECONDS, console.print), uri)
 
 
 def pin(uri: str, tracking_uri: str | None = None) -> str:

@@ -125,29 +125,53 @@ def the_run(job: spec.TrainJob) -> Any:
     return run
 
 
+class MlflowServer:
+    """A real MLflow server with a store of its own, which hands out artifacts over HTTP.
+
+    It may be killed, and started again on the same port and store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        options = ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*command, *options, "--artifacts-destination", str(self.folder / "artifacts")],
+                cwd=self.folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        wait_for(f"{self.url}/health")
+
+    def send(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.send(number)
+            self.process.wait(30)
+
+
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server with a store of its own, which hands out artifacts over HTTP."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    options = ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, *options, "--artifacts-destination", str(folder / "artifacts")],
-            cwd=folder,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    """The address of a real MLflow server."""
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     try:
-        wait_for(f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}"
+        server.wait()
+        yield server.url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        server.end()
 
 
 def wait_for(url: str) -> None:
