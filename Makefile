@@ -6,7 +6,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all lint format lock wheels clean
+.PHONY: help setup demo test test-slow test-all faults lint format lock wheels clean
 
 PYTHON ?= python3
 LOCK := infra/requirements.lock
@@ -50,6 +50,9 @@ test-slow: setup ## run the tests that take minutes each
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow
 
 test-all: test test-slow ## run both
+
+faults: setup ## make things fail that fail on clusters, and print what became of the jobs
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/faults -m "slow or not slow"
 
 lint: setup ## check the style and the types
 	.venv/bin/ruff check

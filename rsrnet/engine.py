@@ -477,7 +477,7 @@ def _predictions(
         images = batch["image"].to(device, non_blocking=True)
         target = batch["mask"].to(device, non_blocking=True)
         with autocast(device, precision):
-            output = model(images)
+            output = model(images, every_mask=False)
         yield target, output
 
 

@@ -176,7 +176,7 @@ def _tell(
     for trial in trials:
         if trial.index in tested and trial.run_id:
             scores = trainings.means(trial.point[rows.ROW], tested[trial.index])
-            child = Tracker.attach(opened.uri, trial.run_id)
+            child = parent.sibling(trial.run_id)
             child.log_epoch(trial.step, {f"test/{key}": value for key, value in scores.items()})
     out = Console(highlight=False, width=max(tables.WIDTH, Console().width))
     for sheet in outcome.sheets:

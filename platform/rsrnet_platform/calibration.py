@@ -49,6 +49,12 @@ def calibrate(checkpoint: Path, job: spec.TrainJob, composites: Sequence[Composi
         )
         return
     scores = _scores(checkpoint, job, pairs, photographs, place)
+    if not scores:
+        console.print(
+            f"None of the photographs in {photographs} (real_images) can be decoded, so the model gets no threshold "
+            "that tells composites from photographs."
+        )
+        return
     found = detection.calibrate([score for score, _ in scores], [score for _, score in scores])
     write_card(checkpoint, replace(card, detection=found))
     console.print(

@@ -17,6 +17,7 @@ from rsrnet_platform import cluster, provenance, runs, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.lookup import pin, resolve
 from rsrnet_platform.models.scores import add_test_scores
+from rsrnet_platform.outage import patiently
 from rsrnet_platform.runs import Data
 from rsrnet_platform.store import prepare, probe, resolve_uri
 from rsrnet_platform.terminal import console
@@ -237,13 +238,18 @@ def _evaluate(begun: Session[spec.EvaluateJob]) -> None:
     begun.tracker.log_epoch(0, report.metrics(outcome))
     publish(begun, outcome.sheets)
     if job.split == "test":
-        add_test_scores(
-            begun.tracker.uri,
-            job.model,
-            slices,
-            fingerprint=fingerprint(job.data.root, begun.composites),
-            size=job.data.size,
-            run_id=begun.tracker.run_id,
+        identity = fingerprint(job.data.root, begun.composites)
+        patiently(
+            lambda: add_test_scores(
+                begun.tracker.uri,
+                job.model,
+                slices,
+                fingerprint=identity,
+                size=job.data.size,
+                run_id=begun.tracker.run_id,
+            ),
+            job.tracking.patience,
+            console.print,
         )
 
 

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rsrnet_platform.errors import UserError
-from rsrnet_platform.export_documents import description, readme
+from rsrnet_platform.export_documents import HEADING, README, description, readme
 from rsrnet_platform.modelcard import WEIGHTS_LICENSE
 
 if TYPE_CHECKING:
@@ -105,9 +105,15 @@ def check(out: Path, formats: Sequence[str]) -> None:
         raise ExportError(f"format {', '.join(unknown)}: choose from {', '.join(FILES)}")
     if out.exists() and not out.is_dir():
         raise ExportError(f"{out}: not a folder; name one for the exported files")
+    if _is_of_others(out / README):
+        raise ExportError(f"{out}: it has a {README} that is not of an export; name another folder")
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if "onnx" in formats and missing:
         raise ExportError(f'ONNX needs {", ".join(missing)}: pip install "rsrnet[export]"')
+
+
+def _is_of_others(readme: Path) -> bool:
+    return readme.is_file() and not readme.read_bytes().startswith(HEADING.encode())
 
 
 def _write(network: RSRNet, card: ModelCard, folder: Path, formats: Sequence[str]) -> list[Exported]:
@@ -120,7 +126,7 @@ def _write(network: RSRNet, card: ModelCard, folder: Path, formats: Sequence[str
             run = _save_onnx(program, path) if name == "onnx" else _save_program(program, path)
             exported.append(Exported(path, _check_masks(run, network, card.size, path.name)))
     found = {each.path.name: each.difference for each in exported}
-    (folder / "README.md").write_text(readme(card, found, SMALLEST), encoding="utf-8")
+    (folder / README).write_text(readme(card, found, SMALLEST), encoding="utf-8")
     described = json.dumps(description(card, SMALLEST), indent=2)
     (folder / "preprocessing.json").write_text(described + "\n", encoding="utf-8")
     return exported
@@ -145,7 +151,7 @@ def _program(network: RSRNet) -> ExportedProgram:
             # So written the sides inside are plainly multiples, which spares the graph most of its assertions.
             rows = torch.arange((height + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=height - 1)
             columns = torch.arange((width + MULTIPLE - 1) // MULTIPLE * MULTIPLE).clamp(max=width - 1)
-            mask = self.network(images.index_select(2, rows).index_select(3, columns)).m_fnl
+            mask = self.network(images.index_select(2, rows).index_select(3, columns), every_mask=False).m_fnl
             return mask.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
 
     sides = {

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsrnet.checkpoint import ModelCard
 
+README = "README.md"
+
+HEADING = "# RSRNet, exported"
+"""Begins the file, and tells it from another project's."""
+
 _LOADING = {
     "rsrnet.onnx": """\
         import cv2  # opencv-python
@@ -69,7 +74,7 @@ def description(card: ModelCard, smallest: int) -> dict[str, Any]:
 
 
 def readme(card: ModelCard, differences: Mapping[str, float], smallest: int) -> str:
-    """The content of ``README.md``.
+    """The content of :data:`README`.
 
     Args:
         card: of the checkpoint.
@@ -79,7 +84,7 @@ def readme(card: ModelCard, differences: Mapping[str, float], smallest: int) -> 
     size = card.size
     files = "\n".join(f"| `{name}` | {difference:.1e} |" for name, difference in differences.items())
     code = "\n".join(_fenced(_LOADING[name].format(size=size)) for name in differences)
-    return f"""# RSRNet, exported
+    return f"""{HEADING}
 
 | file | largest difference from PyTorch's masks, on random inputs of two sizes |
 | --- | --- |

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.models.lock import PREFIX as LOCK_PREFIX
+from rsrnet_platform.outage import patiently
 from rsrnet_platform.packaging import fetch
 from rsrnet_platform.store import TrackingConfig, connect, explained, resolve_uri
+from rsrnet_platform.terminal import console
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+_PATIENCE_SECONDS = 60.0
+"""With a store that answered a moment ago."""
 
 _VERSION = r"([^/@]+)(?:/(\d+)|@([^/@]+))"
 
@@ -45,9 +50,12 @@ def resolve(uri: str, tracking_uri: str | None = None) -> Path:
         return _checkpoint_in(Path(uri).expanduser(), uri)
     store = resolve_uri(TrackingConfig(uri=tracking_uri))
     client = connect(store)
-    with explained(store):
-        location = _location(client, store, uri)
-        return _checkpoint_in(fetch(location, store), uri)
+
+    def bring() -> Path:
+        with explained(store):
+            return fetch(_location(client, store, uri), store)
+
+    return _checkpoint_in(patiently(bring, _PATIENCE_SECONDS, console.print), uri)
 
 
 def pin(uri: str, tracking_uri: str | None = None) -> str:
@@ -122,7 +130,7 @@ def _version_number(
     client: MlflowClient, store: str, uri: str, name: str, number: str | None, alias: str | None
 ) -> str:
     aliases = require_model(client, store, name, uri).aliases
-    numbers = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
+    numbers = sorted(int(version.version) for version in versions_of(client, name))
     wanted = aliases.get(alias) if alias else number
     if wanted is None or int(wanted) not in numbers:
         missing = f"alias {alias!r}" if alias else f"version {number}"
@@ -151,12 +159,20 @@ def require_model(client: MlflowClient, store: str, name: str, uri: str | None =
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        # The latter of a name that no model can have, such as NAME/VERSION.
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         known = ", ".join(model.name for model in registered_models(client)) or "none yet: train one"
         raise RegistryError(
             f"{uri or name}: no model {name!r} in {store}. Registered models: {known}"
         ) from error
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Every version of a registered model, also of one that another program gave a name with quotes."""
+    if "'" not in name:
+        return list(client.search_model_versions(f"name = '{name}'"))
+    return [version for version in client.search_model_versions() if version.name == name]
 
 
 def registered_models(client: MlflowClient) -> list[RegisteredModel]:
@@ -197,6 +213,11 @@ def _checkpoint_in(folder: Path, uri: str) -> Path:
         # Unlike the methods of a path, this is false for a folder that may not be read.
         if os.path.isfile(place / WEIGHTS) and os.path.isfile(place / CONFIG):
             return place
+    if uri.startswith(("models:/", "runs:/")) and not os.path.exists(folder):
+        raise RegistryError(
+            f"{uri}: the store says that its files are in {folder}, which is not there. If the folder was moved, bring "
+            "it back, or give the place where the model is now instead of the URI"
+        )
     raise RegistryError(
         f"{uri}: {folder} has no {WEIGHTS} and {CONFIG}. Give a checkpoint folder, models:/NAME@ALIAS, "
         "models:/NAME/VERSION or runs:/RUN_ID"

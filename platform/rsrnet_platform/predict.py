@@ -64,15 +64,15 @@ def run(job: spec.PredictJob, *, fresh: bool) -> None:
         if not fresh:
             output.require_same(settings)
         images = find_images(job.input, job.output)
-        done, forgotten = _done(output, images, fresh, overlays=job.overlays)
+        done = _done(output, images, fresh, overlays=job.overlays)
         outcome = Outcome(done.true_count, job.max_error_fraction)
         if done.true_count < images.num_rows:
             with cluster.connect(job.cluster) as place:
                 _require_room_to_read(place)
                 output.begin(job, settings, fresh=fresh)
                 _say_what_begins(images.num_rows, done.true_count, model, place)
-                _predict(job, model, _left(images, done, job.batch_size), place, outcome, images.num_rows)
-        elif output.finished and not forgotten:
+                _predict(job, model, _left(images, done, _at_once(job)), place, outcome, images.num_rows)
+        elif output.finished:
             console.print(f"All {images.num_rows:,} images are done already: {job.output}.")
             return
         output.finish()
@@ -90,14 +90,19 @@ def _find_model(job: spec.PredictJob) -> Model:
     )
 
 
-def _done(output: Output, images: pa.Table, fresh: bool, *, overlays: bool) -> tuple[pa.Array, bool]:
-    """Which images an earlier start did; and whether rows of others were there."""
+def _done(output: Output, images: pa.Table, fresh: bool, *, overlays: bool) -> pa.Array:
+    """Which images an earlier start did."""
     import pyarrow as pa
 
     if fresh:
-        return pa.array([False] * images.num_rows), True
+        return pa.array([False] * images.num_rows)
     ledger.merge(output.storage)
     return ledger.keep_done(output.storage, images, overlays=overlays)
+
+
+def _at_once(job: spec.PredictJob) -> int:
+    """Images of a batch. With a window each is one by itself: it can become any number of the network's inputs."""
+    return 1 if job.window else job.batch_size
 
 
 def _left(images: pa.Table, done: pa.Array, size: int) -> Iterator[Batch]:

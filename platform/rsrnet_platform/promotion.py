@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.lookup import versions_of
 from rsrnet_platform.models import history
 from rsrnet_platform.models.history import CHAMPION, Event, How, champion_number
 from rsrnet_platform.models.lock import Held, changing
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
 PROMOTED = "promoted"
 REASON = "promotion_reason"
 BEFORE = "champion_before"
+CHANGES = "promotion/changes"
 DIFFERENCE = "promotion/difference"
 SPREAD = "promotion/spread"
-"""Tags of a version: what was decided, why, who was champion then, and what the comparison measured."""
+"""Tags of a version: what was decided, why, who was champion then, the number of the latest change of champion at that
+time, and what the comparison measured."""
 
 NOBODY = "none"
 
@@ -95,14 +99,24 @@ def decide(
 
 
 def force(client: MlflowClient, uri: str, version: ModelVersion) -> None:
-    """Make a version champion without a comparison; nothing happens if it is champion already."""
+    """Make a version champion without a comparison; as :func:`complete` if it is champion already."""
     with explained(uri), changing(client, uri, version.name) as held:
         model = client.get_registered_model(version.name)
         before = champion_number(model)
         if before == int(version.version):
+            _complete(client, held, model, version)
             return
-        reason = f"forced by {user_name()}, without a comparison with {_named(before)}"
+        beside = "" if before is None else f" with version {before}"
+        reason = f"forced by {user_name()}, without a comparison{beside}"
         _conclude(client, held, model, version, Verdict(True, reason, how="force"))
+
+
+def complete(client: MlflowClient, uri: str, champion: ModelVersion) -> None:
+    """Record on the champion why it is that, if the process that made it so was killed before it did; else nothing."""
+    with explained(uri), changing(client, uri, champion.name) as held:
+        model = client.get_registered_model(champion.name)
+        if champion_number(model) == int(champion.version):
+            _complete(client, held, model, champion)
 
 
 def rollback(client: MlflowClient, uri: str, name: str) -> Event:
@@ -114,7 +128,7 @@ def rollback(client: MlflowClient, uri: str, name: str) -> Event:
     with explained(uri), changing(client, uri, name) as held:
         model = client.get_registered_model(name)
         events = history.settle(client, model)
-        there = {int(version.version) for version in client.search_model_versions(f"name = '{name}'")}
+        there = {int(version.version) for version in versions_of(client, name)}
         now = champion_number(model)
         back = [number for number in history.earlier_champions(events) if number in there and number != now]
         if not back:
@@ -136,9 +150,21 @@ def delete(client: MlflowClient, uri: str, version: ModelVersion) -> None:
         require_no_champion(client, version)
         held.confirm()
         client.delete_model_version(version.name, version.version)
-        if version.model_id:
-            # What the run's page shows as its registered version.
-            client.delete_logged_model_tag(version.model_id, "mlflow.modelVersions")
+        _forget_on_the_run_s_page(client, version)
+
+
+def _forget_on_the_run_s_page(client: MlflowClient, version: ModelVersion) -> None:
+    """Take away what the page of a version's run shows as its registered version, if the run is still there."""
+    from mlflow.exceptions import MlflowException
+
+    if not version.run_id:
+        return
+    with suppress(MlflowException):
+        experiment = client.get_run(version.run_id).info.experiment_id
+        # A version of an embedded store does not know the id of its model.
+        for model in client.search_logged_models([experiment], f"source_run_id = '{version.run_id}'"):
+            if model.artifact_location == version.source and "mlflow.modelVersions" in model.tags:
+                client.delete_logged_model_tag(model.model_id, "mlflow.modelVersions")
 
 
 def require_no_champion(client: MlflowClient, version: ModelVersion) -> None:
@@ -174,10 +200,10 @@ def _conclude(
 ) -> None:
     """Record a verdict and, if it says so, make the version champion."""
     name, number, before = model.name, version.version, champion_number(model)
+    events = history.settle(client, model)
     if before == int(number):
         # The process that made it champion was killed before it wrote down all of this.
-        made = [event for event in history.read(model) if event.version == before]
-        before, reason = (made[-1].before, made[-1].reason) if made else (None, verdict.reason)
+        before, reason = (events[-1].before, events[-1].reason) if events else (None, verdict.reason)
     else:
         reason, known = verdict.reason, client.get_model_version(name, number).tags
         for key, value in {DIFFERENCE: verdict.difference, SPREAD: verdict.spread}.items():
@@ -186,10 +212,25 @@ def _conclude(
             elif key in known:  # of an earlier decision
                 client.delete_model_version_tag(name, number, key)
         if verdict.wins:
-            _move(client, held, model, int(number), verdict.how, reason)
-    tags = {BEFORE: str(before or NOBODY), PROMOTED: str(verdict.wins).lower(), REASON: reason}
+            now = client.get_registered_model(name)
+            events.append(_move(client, held, now, int(number), verdict.how, reason))
+    tags = {
+        CHANGES: str(events[-1].number if events else 0),
+        BEFORE: str(before or NOBODY),
+        PROMOTED: str(verdict.wins).lower(),
+        REASON: reason,
+    }
     for key, text in tags.items():  # the reason last: a version without it is decided on again
         client.set_model_version_tag(name, number, key, text)
+
+
+def _complete(client: MlflowClient, held: Held, model: RegisteredModel, champion: ModelVersion) -> None:
+    events = history.settle(client, model)
+    if events and events[-1].how in ("first", "gate", "force"):
+        tags, reason = client.get_model_version(champion.name, champion.version).tags, events[-1].reason
+        if (tags.get(PROMOTED), tags.get(REASON)) != ("true", reason):
+            settled = client.get_registered_model(champion.name)
+            _conclude(client, held, settled, champion, Verdict(True, reason))
 
 
 def _move(
@@ -199,8 +240,7 @@ def _move(
     event = history.begin(client, model, version, how, reason)
     held.confirm()
     client.set_registered_model_alias(model.name, CHAMPION, str(version))
-    history.finish(client, model.name, event)
-    return event
+    return history.finish(client, model.name, event)
 
 
 def _number(version: ModelVersion | None) -> int | None:

@@ -103,6 +103,7 @@ def register(
         quality = {key: value for key, value in metrics.items() if key.startswith(_QUALITY)}
         if version is None:
             run = client.get_run(run_id)
+            _remove_unfinished(client, run, config.model)
             logged = _log_model(client, run, checkpoint, card, config.model, tags, metrics, job_yaml)
             facts = {**tags, **{key: str(value) for key, value in quality.items()}, _WEIGHTS_TAG: digest}
             version = _create_version(client, run, logged, config.model, facts)
@@ -127,6 +128,17 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 def _find(client: MlflowClient, name: str, run_id: str, digest: str) -> ModelVersion | None:
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     return next((version for version in versions if version.tags.get(_WEIGHTS_TAG) == digest), None)
+
+
+def _remove_unfinished(client: MlflowClient, run: Run, name: str) -> None:
+    """Remove models of a run that an earlier call left behind when the store went away, or its process was killed."""
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'")
+    registered = {version.model_id for version in versions}
+    for model in client.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}' and name = '{name}'"
+    ):
+        if model.model_id not in registered:
+            client.delete_logged_model(model.model_id)
 
 
 def _log_model(

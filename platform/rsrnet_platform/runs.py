@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "rows",
     "search.concurrent",
     "search.trials",
+    "tracking.patience",
 )
 """Settings (by dotted path or its beginning) that may differ when a run goes on: where and how it computes, and how
 many trials a search or an ablation has."""

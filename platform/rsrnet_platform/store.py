@@ -6,20 +6,34 @@ MLflow is imported on first use: importing this module is cheap.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from rsrnet.config import require
-from rsrnet_platform.errors import UserError, causes
+from rsrnet_platform.outage import TrackingError, explained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+__all__ = [
+    "TrackingConfig",
+    "TrackingError",
+    "connect",
+    "database_of",
+    "ensure_experiment",
+    "explained",
+    "open_client",
+    "prepare",
+    "probe",
+    "resolve_uri",
+    "store_lock",
+]
 
 _DEFAULT_STORE = "~/rsrnet/mlflow.db"
 _EXPERIMENT_TAGS = {
@@ -29,14 +43,17 @@ _EXPERIMENT_TAGS = {
     "whose colour or light does not fit. Pictures of each run are among its artifacts.",
 }
 _LOCK_SECONDS = 120
+_CLIENT = {
+    # MLflow would report usage to its makers, and draw bars amidst ours.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # It would try again for many minutes by itself, and so make a run or a version twice whose answer was lost. What
+    # may be done again is known to the callers: see rsrnet_platform.outage.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+"""Environment of MLflow's client, unless the user set it."""
 _ONE_QUICK_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
-
-
-class TrackingError(UserError):
-    """Raised when the tracking store or a run cannot be used. Credentials in its message are masked."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"//[^/@\s]+@", "//***@", message))
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,9 @@ class TrackingConfig:
     model: str | None = "rsrnet"
     """Registered model that gets the best checkpoint as a new version. None: register nothing."""
 
+    patience: float = 300.0
+    """Seconds to wait, at the end of a job that began with a store that answered, for one that does not."""
+
     def __post_init__(self) -> None:
         named = self.model is None or (bool(self.model.strip()) and not set("/:@'") & set(self.model))
         require(
@@ -60,6 +80,7 @@ class TrackingConfig:
             uri=(self.uri is None or bool(self.uri.strip()), "a URI, a path, or null for the default store"),
             experiment=(bool(self.experiment.strip()), "a name"),
             model=(named, "a name without / : @ ' in it, or null to register nothing"),
+            patience=(0 <= self.patience < math.inf, "a number of seconds, at least 0"),
         )
 
 
@@ -150,12 +171,12 @@ def connect(uri: str) -> MlflowClient:
 
 def open_client(uri: str) -> MlflowClient:
     """Return MLflow's client for a store that is known to be there; nothing is asked of the store yet."""
-    # MLflow would report usage to its makers, and draw bars amidst ours; whoever wants that can set the variables.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for key, value in _CLIENT.items():
+        os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # It prints the traceback of a locked database, which is told and tried again here.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -172,17 +193,6 @@ def store_lock(uri: str) -> AbstractContextManager[Any]:
         return nullcontext()
     database.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{database}.lock", timeout=_LOCK_SECONDS)
-
-
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow, its database or the file system raises into a :class:`TrackingError`."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_of_the_store(error):
-            raise
-        raise TrackingError(f"tracking.uri = {uri}: {_reason(uri, error)}") from error
 
 
 def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -232,26 +242,6 @@ def _check_database(uri: str, database: Path) -> None:
         sqlalchemy.inspect(engine).get_table_names()
     finally:
         engine.dispose()
-
-
-def _is_of_the_store(error: Exception) -> bool:
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return isinstance(error, MlflowException | SQLAlchemyError | OSError)
-
-
-def _reason(uri: str, error: Exception) -> str:
-    from requests.exceptions import ConnectionError as NoConnection
-    from requests.exceptions import Timeout
-
-    chain = list(causes(error))
-    if any(isinstance(cause, NoConnection | Timeout) for cause in chain):
-        return (
-            f"no MLflow server answers at {uri} ({chain[-1]}). Start one with `mlflow server "
-            "--backend-store-uri sqlite:///mlflow.db`, or set tracking.uri to a path such as runs/mlflow.db"
-        )
-    return shorten(str(error), 300)  # without the page that a web server may have answered with
 
 
 @contextmanager

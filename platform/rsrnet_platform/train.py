@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rsrnet_platform import cluster, preflight, provenance, registry, runs, spec
 from rsrnet_platform.calibration import calibrate
+from rsrnet_platform.outage import patiently
 from rsrnet_platform.progress import follow
 from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
@@ -73,7 +74,8 @@ def _train(
         counts = {"training": data.train, "validation": data.val, "skipped": len(data.skipped)}
         tracker.log_dataset(job.data.root, data.fingerprint, "training", counts)
         progress = folder.folder / folder.attempt / "progress.jsonl"
-        task = Task(job, uri, tracker.run_id, str(progress), frozenset(data.skipped))
+        unsent = progress.with_name("unsent")
+        task = Task(job, uri, tracker.run_id, str(progress), frozenset(data.skipped), str(unsent))
         with follow(progress, console):
             best = _fit(task, folder, place)
         card = read_card(best)
@@ -84,15 +86,22 @@ def _train(
         if job.tracking.model is not None:
             parts = folder.folder / folder.attempt / "gate"
             gate = gate_of(job, best, usable, data.val_fingerprint, place, uri, parts)
-            version = registry.register(
-                uri,
-                tracker.run_id,
-                best,
-                job.tracking,
-                metrics=card.metrics | scores_by_subset(gate.rows),
-                tags=tags | images_by_subset(gate.rows),
-                job_yaml=spec.to_yaml(job),
-                judge=gate,
+            tracker.flush()  # the version tells how many images the run was given
+            scores = scores_by_subset(gate.rows)
+            counts_by_subset = images_by_subset(gate.rows)
+            version = patiently(
+                lambda: registry.register(
+                    uri,
+                    tracker.run_id,
+                    best,
+                    job.tracking,
+                    metrics=card.metrics | scores,
+                    tags=tags | counts_by_subset,
+                    job_yaml=spec.to_yaml(job),
+                    judge=gate,
+                ),
+                job.tracking.patience,
+                console.print,
             )
             shutil.rmtree(parts)
             model_uri = version.uri

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -28,7 +29,7 @@ from rsrnet_platform.pictures import Pictures, evenly
 from rsrnet_platform.progress import Reporter
 from rsrnet_platform.spec import TrainJob
 from rsrnet_platform.terminal import duration
-from rsrnet_platform.tracking import Tracker
+from rsrnet_platform.tracking import HASTE, Tracker, TrackingError
 
 PICTURES_A_RUN = 10
 
@@ -45,6 +46,9 @@ class Task:
 
     skipped: frozenset[str] = frozenset()
     """Paths of composites that cannot be used."""
+
+    unsent: str | None = None
+    """Folder for pictures that MLflow does not have yet, which outlasts the worker; None: a temporary one."""
 
 
 class Host(Protocol):
@@ -120,11 +124,12 @@ def train(task: Task, host: Host) -> None:
         if observer:
             observer.epoch_done(training)
 
-    training.run(
-        *loaders(job, train_set, val_set, host),
-        on_epoch=on_epoch,
-        on_step=observer.step_done if observer else lambda progress: None,
-    )
+    with observer or nullcontext():
+        training.run(
+            *loaders(job, train_set, val_set, host),
+            on_epoch=on_epoch,
+            on_step=observer.step_done if observer else lambda progress: None,
+        )
 
 
 def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:
@@ -158,13 +163,23 @@ def loaders(
 
 
 class Observer:
-    """Rank 0's eyes on the training: progress for people, metrics and pictures for MLflow."""
+    """Rank 0's eyes on the training: progress for people, metrics and pictures for MLflow.
+
+    The training does not wait for MLflow, but for what is left to be logged when it ends.
+    """
 
     def __init__(self, task: Task, host: Host, val_set: Sequence[Composite]) -> None:
         self.epochs = task.job.fit.epochs
         self.device = host.device
         self.reporter = Reporter(Path(task.progress))
-        self.tracker = Tracker.attach(task.tracking_uri, task.mlflow_run_id)
+        self.done = 0.0
+        self.tracker = Tracker.attach(
+            task.tracking_uri,
+            task.mlflow_run_id,
+            patience=task.job.tracking.patience,
+            tell=lambda text: self.reporter.milestone(text, self.done),
+            unsent=None if task.unsent is None else Path(task.unsent),
+        )
         self.pictures = Pictures(task.job.data.root, evenly(val_set), task.job.data.size)
 
     def catch_up(self, training: engine.Training) -> None:
@@ -172,19 +187,22 @@ class Observer:
         self.tracker.log_epochs(enumerate(training.history, start=1))
         if training.epoch:
             text = f"Going on after epoch {training.epoch} of {self.epochs}."
-            self.reporter.milestone(text, training.epoch / self.epochs)
+            self.done = training.epoch / self.epochs
+            self.reporter.milestone(text, self.done)
 
     def step_done(self, progress: engine.Progress) -> None:
         """Report how far the epoch is, now and then: reading the loss waits for the device."""
         if not self.reporter.due():
             return
+        self.tracker.check()
         epochs_done = progress.epoch - 1 + progress.step / progress.steps
         text = (
             f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
             f"loss {progress.loss:.3f}  {progress.images_per_second:.1f} images/s  "
             f"{duration(progress.seconds_left)} left"
         )
-        self.reporter.step(text, epochs_done / progress.epochs)
+        self.done = epochs_done / progress.epochs
+        self.reporter.step(text, self.done)
 
     def epoch_done(self, training: engine.Training) -> None:
         """Log the epoch's metrics, and its pictures ten times a run."""
@@ -198,4 +216,18 @@ class Observer:
             f"epoch {training.epoch}/{self.epochs} done  loss {metrics['train/loss']:.3f}  "
             f"validation AP {metrics['val/ap']:.3f}  F1 {metrics['val/f1']:.3f}  IoU {metrics['val/iou']:.3f}{best}"
         )
-        self.reporter.milestone(text, training.epoch / self.epochs)
+        self.done = training.epoch / self.epochs
+        self.reporter.milestone(text, self.done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # What is left the next start logs: pictures stay in their folder, metrics in the checkpoint.
+            with nullcontext() if kind is None else suppress(TrackingError):
+                self.tracker.flush(None if kind is None else HASTE)
+        finally:
+            self.tracker.abandon()

@@ -173,7 +173,7 @@ class Stopwatch(Evaluator):
         began = time.perf_counter()
         for images in batches:
             with autocast(self.device, self.precision):
-                self.model(images, self.iterations, tolerance)
+                self.model(images, self.iterations, tolerance, every_mask=False)
         self._wait()
         return time.perf_counter() - began
 

@@ -121,7 +121,7 @@ class Evaluator:
         """Rows of a batch, at least one image."""
         images, truth = self.tensors(examples)
         with autocast(self.device, self.precision):
-            output = self.model(images)
+            output = self.model(images, every_mask=False)
         masks = {name: getattr(output, name).float() for name in MASKS}
         scores = _scores(masks, truth, "input")
         for index, example in enumerate(examples):

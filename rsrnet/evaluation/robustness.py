@@ -56,7 +56,7 @@ class RobustnessEvaluator(Evaluator):
     def _scores(self, images: Tensor, truth: Tensor) -> dict[tuple[str, str], Tensor]:
         """Every metric of every mask, (B,) each."""
         with autocast(self.device, self.precision):
-            output = self.model(images)
+            output = self.model(images, every_mask=False)
         found = {mask: image_metrics(getattr(output, mask).float(), truth) for mask in MASKS}
         return {(mask, metric): getattr(found[mask], metric) for mask in MASKS for metric in METRICS}
 

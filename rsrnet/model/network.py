@@ -28,7 +28,8 @@ class RSRNetOutput:
     """The masks of a batch: probabilities in float32, 1 = inharmonious."""
 
     masks: Tensor
-    """The upsampled mask of every iteration, (B, K, H, W); K = 0 without RSR module."""
+    """The upsampled mask of every iteration, (B, K, H, W); only the last one, (B, 1, H, W), if no more was asked for;
+    none, (B, 0, H, W), without RSR module."""
 
     m_rsr: Tensor
     """The last of them, (B, 1, H, W); M_dec where there is no RSR module."""
@@ -78,7 +79,12 @@ class RSRNet(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(
-        self, images: Tensor, iterations: int | None = None, tolerance: float | None = None
+        self,
+        images: Tensor,
+        iterations: int | None = None,
+        tolerance: float | None = None,
+        *,
+        every_mask: bool = True,
     ) -> RSRNetOutput:
         """Localize the inharmonious regions.
 
@@ -87,6 +93,7 @@ class RSRNet(nn.Module):
             iterations: K, where it shall differ from the configuration's.
             tolerance: early exit, in evaluation mode only: an image is done with the iteration that moves its mask
                 by no more than this in any pixel of the module's resolution. None: K iterations for every image.
+            every_mask: whether to upsample the mask of every iteration, which only the loss needs.
 
         Raises:
             ValueError: if ``images`` has another shape.
@@ -99,7 +106,8 @@ class RSRNet(nn.Module):
             m_dec = m_dec[..., : images.shape[2], : images.shape[3]]
             nothing = m_dec.new_zeros(m_dec.shape[0], 0)
             return RSRNetOutput(m_dec[:, :0], m_dec, m_dec, m_dec, nothing, nothing.sum(1).long())
-        return self._decode(images, features, self.reasoning(features[3], iterations, tolerance))
+        reasoned = self.reasoning(features[3], iterations, tolerance, every_mask=every_mask)
+        return self._decode(images, features, reasoned)
 
     def unrolled(self, images: Tensor, iterations: int | None = None) -> Iterator[RSRNetOutput]:
         """What :meth:`forward` would give with 1, 2, ... K iterations, at the price of one encoding.

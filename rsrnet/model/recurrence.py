@@ -26,7 +26,8 @@ class State(NamedTuple):
     """F_s, (B, C, h, w)."""
 
     context: Tensor
-    """F_c, or F_s again where there is no F_c, (B, C, h, w)."""
+    """F_c, or F_s again where there is no F_c, (B, C, h, w); a recurrent unit keeps what it makes of it,
+    (B, 3D, h, w)."""
 
     directions: Tensor | None
     """Unit vectors of F_s in every neighbourhood, (B, L, C, h, w)."""
@@ -52,7 +53,7 @@ class Reasoned(NamedTuple):
     """M^1 to M^K at the module's resolution, (B, K, h, w)."""
 
     upsampled: Tensor
-    """The same at the image's resolution, (B, K, H, W)."""
+    """The same at the image's resolution, (B, K, H, W); (B, 1, H, W), the last one, unless every mask is asked for."""
 
     changes: Tensor
     """How far iteration k moved the mask, see :func:`change`, (B, K); 0 after the image stopped."""
@@ -87,6 +88,8 @@ def unroll(
     upsample: Callable[[State], Tensor],
     iterations: int,
     tolerance: float | None = None,
+    *,
+    every_mask: bool = True,
 ) -> Reasoned:
     """Iterate, and leave an image alone from the iteration on that moved its mask by no more than a tolerance.
 
@@ -99,6 +102,7 @@ def unroll(
         upsample: the mask of a state at the image's resolution, (B, 1, H, W).
         iterations: K, the most iterations an image may take.
         tolerance: largest :func:`change` that counts as standing still; None: every image takes K iterations.
+        every_mask: whether to upsample the mask of every iteration, or each image's last one only.
 
     Raises:
         IterationsError: if ``iterations`` or ``tolerance`` is out of range.
@@ -114,12 +118,14 @@ def unroll(
     masks: list[Tensor] = []
     upsampled: list[Tensor] = []
     changes: list[Tensor] = []
+    left: list[tuple[Tensor, Tensor]] = []
     for _ in range(iterations):
         before, state = state.mask, step(state)
         moved = change(state.mask, before)
         taken[moving] += 1
         masks.append(_over(masks, moving, state.mask))
-        upsampled.append(_over(upsampled, moving, upsample(state)))
+        if every_mask:
+            upsampled.append(_over(upsampled, moving, upsample(state)))
         changes.append(torch.zeros_like(taken, dtype=moved.dtype).index_copy(0, moving, moved))
         if tolerance is None:
             continue
@@ -127,8 +133,20 @@ def unroll(
         if not goes_on.any():
             break
         if not goes_on.all():
+            if not every_mask:
+                left.append((moving[~goes_on], upsample(state.of(~goes_on))))
             moving, state = moving[goes_on], state.of(goes_on)
+    if not every_mask:
+        upsampled = [_in_order([*left, (moving, upsample(state))])]
     return Reasoned(torch.cat(masks, 1), torch.cat(upsampled, 1), torch.stack(changes, 1), taken)
+
+
+def _in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Masks of all images, from some of them at a time with their indices."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.cat([images for images, _ in parts]).argsort()
+    return torch.cat([masks for _, masks in parts])[order]
 
 
 def _over(earlier: list[Tensor], moving: Tensor, masks: Tensor) -> Tensor:

@@ -33,12 +33,13 @@ CALLS: dict[str, list[tuple[Any, str]]] = {
     "begin": [(Ledger, "begin")],
     "hear": [(Ledger, "hear")],
     "end": [(Ledger, "end")],
-    "new run": [(Tracker, "of_attempt")],
+    "new run": [(Tracker, "child")],
     "metrics": [(Tracker, "log_epochs")],
     "end of run": [(Tracker, "set_tags"), (Tracker, "finish")],
     "journal": [(Journal, "keep")],
 }
-"""Methods of the process that runs the search, by what they are for; the first three hold the others."""
+"""Methods of the process that runs the search, by what they are for; the first three hold the others. Those of MLflow
+only put into an outbox what its thread sends: the search does not wait for the store."""
 
 
 @dataclass(frozen=True)

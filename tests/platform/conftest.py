@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +16,10 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+import torch
+from mlflow import MlflowClient
 
-from rsrnet_platform import spec
+from rsrnet_platform import spec, train
 from rsrnet_platform.store import open_client, resolve_uri
 
 MakeJob = Callable[..., spec.TrainJob]
@@ -48,6 +51,55 @@ def make_job(train_file: Path) -> MakeJob:
     )
 
 
+@pytest.fixture(scope="session")
+def training() -> MakeJob:
+    """Make a tiny training whose store is in a folder, with overrides as in `make_job`."""
+    return tiny_training
+
+
+def tiny_training(folder: Path, root: Path, name: str, **overrides: str) -> spec.TrainJob:
+    path = folder / f"{name}.yaml"
+    path.write_text(f"""
+kind: train
+name: {name}
+data: {{root: {root}, val: le50_val.txt, size: 32, loader_processes: 0}}
+model: {{depth: 18, width: 4, iterations: 2, scales: [0]}}
+fit: {{epochs: 1, batch_size: 4, lr: 2e-3, milestones: [20], encoder_weights: none}}
+cluster: {{workers: 0}}
+storage: {folder / "runs"}
+tracking: {{uri: {folder / "mlflow.db"}}}
+""")
+    job = spec.load(path, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+    assert isinstance(job, spec.TrainJob)
+    return job
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, squares_of_six_photographs: Path) -> Path:
+    """A folder with a store: a poor first champion, a good second one, and a poor third version."""
+    folder = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)
+    for name, more in {
+        "poor": {},
+        "good": {"fit__epochs": "6"},
+        "third": {"fit__lr": "1e-4", "fit__seed": "1"},
+    }.items():
+        train.run(tiny_training(folder, squares_of_six_photographs, name, **more), fresh=False)
+    return folder
+
+
+@pytest.fixture
+def store(trained: Path, tmp_path: Path) -> Path:
+    """A store of the test's own with the three versions, whose artifacts stay where they are."""
+    return Path(shutil.copy(trained / "mlflow.db", tmp_path))
+
+
+@pytest.fixture
+def client(store: Path) -> MlflowClient:
+    """MLflow's client for that store."""
+    return open_client(f"sqlite:///{store}")
+
+
 @pytest.fixture
 def history() -> Callable[[spec.TrainJob, str], list[tuple[int, float]]]:
     """Points (step, value) of a metric of the only run of a job's store, in the order they were logged."""
@@ -73,29 +125,53 @@ def the_run(job: spec.TrainJob) -> Any:
     return run
 
 
+class MlflowServer:
+    """A real MLflow server with a store of its own, which hands out artifacts over HTTP.
+
+    It may be killed, and started again on the same port and store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        options = ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*command, *options, "--artifacts-destination", str(self.folder / "artifacts")],
+                cwd=self.folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        wait_for(f"{self.url}/health")
+
+    def send(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.send(number)
+            self.process.wait(30)
+
+
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server with a store of its own, which hands out artifacts over HTTP."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    options = ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, *options, "--artifacts-destination", str(folder / "artifacts")],
-            cwd=folder,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    """The address of a real MLflow server."""
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     try:
-        wait_for(f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}"
+        server.wait()
+        yield server.url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        server.end()
 
 
 def wait_for(url: str) -> None:

@@ -72,3 +72,16 @@ def test_photographs_may_lie_elsewhere_and_damaged_ones_do_not_count(make_job, s
     job = make_job(data__root=bare(squares, tmp_path / "bare"), data__photographs=tmp_path / "elsewhere")
     train.run(job, fresh=False)
     assert detection_of(job).photographs == 4
+
+
+def test_photographs_that_are_all_damaged_do_not_fail_the_training(
+    make_job, squares, tmp_path, capsys
+) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(squares, root)
+    for path in (root / "Sample" / "real_images").iterdir():
+        path.write_bytes(b"no image")
+    job = make_job(data__root=root)
+    train.run(job, fresh=False)
+    assert detection_of(job) is None
+    assert "can be decoded, so the model gets no threshold" in " ".join(capsys.readouterr().err.split())

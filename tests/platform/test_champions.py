@@ -386,15 +386,3 @@ def test_processes_that_finish_together_on_an_embedded_store(
     assert score(holder) == 0.6
     require_truth(client, "processes")
     assert all(json.loads(text)["done"] for text in client.get_registered_model("processes").tags.values())
-
-
-@pytest.mark.slow
-def test_processes_that_finish_together_on_a_server(mlflow_server: str, tmp_path: Path) -> None:
-    client = open_client(mlflow_server)
-    client.create_registered_model("processes")
-    race(mlflow_server, "processes", (0.4, 0.6, 0.5, 0.3), tmp_path)
-    holder = champion_of(client, "processes")
-    assert holder is not None
-    assert score(holder) == 0.6
-    require_truth(client, "processes")
-    assert not [model for model in client.search_registered_models() if model.name.startswith(lock.PREFIX)]

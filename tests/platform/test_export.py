@@ -25,7 +25,7 @@ from rsrnet.detection import Detection
 from rsrnet.localizer import Localizer
 from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.network import RSRNet
-from rsrnet_platform.export import TOLERANCE, Exported, ExportError, export
+from rsrnet_platform.export import TOLERANCE, Exported, ExportError, check, export
 from rsrnet_platform.models import export_command
 
 SMALL = RSRNetConfig(depth=18, width=4, iterations=2)
@@ -188,6 +188,14 @@ def test_what_cannot_be_done_is_said_in_one_message(
     with pytest.raises(ExportError, match=told):
         export(source, tmp_path / out, formats)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_readme_of_another_project_is_not_overwritten(source: Path, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(ExportError, match="that is not of an export"):
+        export(source, tmp_path, ["torch-export"])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["# Mine"]
+    check(out, ["torch-export"])  # an earlier export may be replaced
 
 
 def test_without_the_packages_the_extra_is_named(

@@ -1,4 +1,4 @@
-"""`rsrnet models ...` and the gate at the end of a training, on a store with three trained versions."""
+"""`rsrnet models ...`, on a store with three trained versions: a poor first champion, a good second, a poor third."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
-import torch
+import yaml
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 
-from rsrnet import checkpoint
-from rsrnet.data.lists import read_list
-from rsrnet.evaluation.measure import Evaluator
-from rsrnet_platform import cli, evaluate, promotion, registry, spec, train
+from rsrnet_platform import cli, evaluate, promotion, spec
 from rsrnet_platform.lookup import resolve
 from rsrnet_platform.models import lock
 from rsrnet_platform.store import open_client, resolve_uri
@@ -28,49 +24,6 @@ Job = Callable[..., spec.TrainJob]
 Command = Callable[..., str]
 
 WIDTH = 100
-
-
-def training(folder: Path, root: Path, name: str, **overrides: str) -> spec.TrainJob:
-    """A tiny training whose store is in a folder."""
-    path = folder / f"{name}.yaml"
-    path.write_text(f"""
-kind: train
-name: {name}
-data: {{root: {root}, val: le50_val.txt, size: 32, loader_processes: 0}}
-model: {{depth: 18, width: 4, iterations: 2, scales: [0]}}
-fit: {{epochs: 1, batch_size: 4, lr: 2e-3, milestones: [20], encoder_weights: none}}
-cluster: {{workers: 0}}
-storage: {folder / "runs"}
-tracking: {{uri: {folder / "mlflow.db"}}}
-""")
-    job = spec.load(path, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
-    assert isinstance(job, spec.TrainJob)
-    return job
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, squares_of_six_photographs: Path) -> Path:
-    """A folder with a store: a poor first champion, a good second one, and a poor third version."""
-    folder = tmp_path_factory.mktemp("trained")
-    torch.set_num_threads(1)
-    for name, more in {
-        "poor": {},
-        "good": {"fit__epochs": "6"},
-        "third": {"fit__lr": "1e-4", "fit__seed": "1"},
-    }.items():
-        train.run(training(folder, squares_of_six_photographs, name, **more), fresh=False)
-    return folder
-
-
-@pytest.fixture
-def store(trained: Path, tmp_path: Path) -> Path:
-    """A store of the test's own with the three versions, whose artifacts stay where they are."""
-    return Path(shutil.copy(trained / "mlflow.db", tmp_path))
-
-
-@pytest.fixture
-def client(store: Path) -> MlflowClient:
-    return open_client(f"sqlite:///{store}")
 
 
 @pytest.fixture
@@ -96,42 +49,6 @@ def listed(models: Command) -> dict[int, dict[str, Any]]:
     return {version["version"]: version for version in model["versions"]}
 
 
-def scores(uri: str, store: str, root: Path, size: int) -> dict[str, list[float]]:
-    """Validation IoU of every image of each photograph."""
-    network = checkpoint.load_model(resolve(uri, store))
-    rows = Evaluator(network, root, size=size, native=False)(read_list(root, "le50_val.txt"))
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        found.setdefault(row["group"], []).append(row["m_fnl.published.input.iou"])
-    return found
-
-
-def test_a_training_ends_at_the_gate(models: Command, store: Path, squares_of_six_photographs: Path) -> None:
-    versions = listed(models)
-    assert [versions[number]["champion"] for number in (1, 2, 3)] == [False, True, False]
-    assert [versions[number]["champion_before"] for number in (1, 2, 3)] == [None, 1, 2]
-    assert versions[1]["difference"] is None
-    for number, champion in ((2, 1), (3, 2)):
-        mine, theirs = (
-            scores(f"models:/rsrnet/{each}", f"sqlite:///{store}", squares_of_six_photographs, 32)
-            for each in (number, champion)
-        )
-        gains = [[a - b for a, b in zip(mine[group], theirs[group], strict=True)] for group in mine]
-        assert len(gains) == 3
-        assert versions[number]["difference"] == pytest.approx(fmean(chain.from_iterable(gains)), abs=1e-5)
-        # Of 27 draws of three photographs, each three times the same one has a share above 2.5 %.
-        ends = [fmean(each) for each in gains]
-        assert versions[number]["spread"] == pytest.approx((max(ends) - min(ends)) / 2, abs=1e-5)
-        assert f"{versions[number]['difference']:+.4f}" in versions[number]["why"]
-        assert "5 images of 3 photographs" in versions[number]["why"]
-    for version in versions.values():
-        assert version["val"]["Sample"]["iou"] == pytest.approx(version["val"]["All"]["iou"], abs=1e-5)
-        assert version["val"]["All"]["images"] == 5
-        assert len(version["data"]["dataset_fingerprint"]) == 64
-        assert len(version["code"]["mlflow.source.git.commit"]) == 40
-        assert version["code"]["rsrnet_version"]
-
-
 def test_lists_fit_the_screen_and_mark_the_champion(models: Command, client: MlflowClient) -> None:
     client.create_registered_model(f"{lock.PREFIX}rsrnet.0123")
     client.create_registered_model("another")
@@ -155,12 +72,13 @@ def test_show_takes_every_name_of_a_version(model: str, models: Command) -> None
 
 
 def test_show_prints_the_job_file_to_run_again(
-    models: Command, trained: Path, squares_of_six_photographs: Path, tmp_path: Path
+    models: Command, training: Job, trained: Path, squares_of_six_photographs: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "again.yaml"
     path.write_text(models("show", "2", "--job"))
     wanted = training(trained, squares_of_six_photographs, "good", fit__epochs="6")
     assert spec.load(path) == wanted
+    assert json.loads(models("show", "2", "--job", "--json")) == yaml.safe_load(path.read_text())
 
 
 def test_the_job_file_is_in_the_version_where_the_run_is_gone(
@@ -176,23 +94,14 @@ def test_the_job_file_is_in_the_version_where_the_run_is_gone(
         kept.rename(lost)
 
 
-@pytest.mark.parametrize(
-    ("model", "uri"), [("rsrnet@champion", "models:/rsrnet@champion"), ("2", "models:/rsrnet/2")]
-)
-def test_export_takes_the_names_of_a_version(model: str, uri: str, models: Command, tmp_path: Path) -> None:
+def test_export_takes_the_number_of_a_version(models: Command, tmp_path: Path) -> None:
     out = tmp_path / "exported"
-    found = json.loads(models("export", model, out, "--format", "torch-export", "--json"))
-    assert found["model"] == uri
+    found = json.loads(models("export", 2, out, "--format", "torch-export", "--json"))
+    assert found["model"] == "models:/rsrnet/2"
     (file,) = found["files"]
     assert file["path"] == str(out / "rsrnet.pt2")
     assert file["difference"] <= 1e-4
     assert (out / "rsrnet.pt2").is_file()
-
-
-def test_export_of_what_is_not_there_is_told(models: Command, tmp_path: Path) -> None:
-    said = models("export", "rsrnet/9", tmp_path / "exported", "--format", "torch-export", code=2)
-    assert "has no version 9" in said
-    assert not (tmp_path / "exported").exists()
 
 
 def test_compare_tells_what_differs(models: Command) -> None:
@@ -215,6 +124,14 @@ def test_versions_of_other_data_are_compared_with_a_warning(models: Command, cli
     assert "validation scores are of different images" in shown
 
 
+def registered_on_the_page(client: MlflowClient, run_id: str | None) -> list[str]:
+    """The versions that the page of a run links to."""
+    experiment = client.get_run(run_id or "").info.experiment_id
+    models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    links = [json.loads(model.tags.get("mlflow.modelVersions", "[]")) for model in models]
+    return [str(link["version"]) for each in links for link in each]
+
+
 def test_promotion_rollback_and_deletion(models: Command, client: MlflowClient) -> None:
     refused = models("promote", 3, code=1)
     assert "rsrnet/3 is not champion" in refused
@@ -223,7 +140,8 @@ def test_promotion_rollback_and_deletion(models: Command, client: MlflowClient) 
     assert listed(models)[3]["difference"] is None
     assert models("rollback") == "rsrnet: version 2 is champion again, instead of version 3.\n"
     assert "went back from version 3 to version 2" in listed(models)[3]["why"]
-    assert json.loads(models("rollback", "rsrnet", "--json"))["version"] == 1
+    event = json.loads(models("rollback", "rsrnet", "--json"))
+    assert (event["version"], event["done"]) == (1, True)
     assert "no earlier champion" in models("rollback", code=2)
     assert "the difference of +" in models("promote", "rsrnet/2")
     history = json.loads(models("show", 2, "--json"))["history"]
@@ -239,11 +157,13 @@ def test_promotion_rollback_and_deletion(models: Command, client: MlflowClient) 
     assert all(event["user"] and event["time"] for event in history)
     assert "rsrnet/2 is the champion" in models("delete", "rsrnet@champion", "--yes", code=2)
     run_id = client.get_model_version("rsrnet", "3").run_id
+    assert registered_on_the_page(client, run_id) == ["3"]
     assert json.loads(models("delete", 3, "--yes", "--json")) == {
         "deleted": "models:/rsrnet/3",
         "run_id": run_id,
     }
     assert sorted(listed(models)) == [1, 2]
+    assert registered_on_the_page(client, run_id) == []
     assert resolve(f"runs:/{run_id}", client.tracking_uri).is_dir()
 
 
@@ -253,6 +173,64 @@ def test_the_champion_promoted_again_stays_without_a_word_in_the_history(
     before = dict(client.get_registered_model("rsrnet").tags)
     assert "rsrnet/2 is champion" in models("promote", 2, "--data", "/nowhere")
     assert client.get_registered_model("rsrnet").tags == before
+
+
+def test_an_alias_set_by_hand_is_told_at_once(models: Command, client: MlflowClient) -> None:
+    client.set_registered_model_alias("rsrnet", "champion", "3")
+    for _ in range(2):  # the second time the command above it has looked, and kept it
+        versions = listed(models)
+        assert versions[3]["champion"]
+        assert versions[3]["why"] == versions[2]["why"] == "version 3 was made champion without rsrnet"
+        assert json.loads(models("show", 3, "--json"))["history"][0]["how"] == "elsewhere"
+        assert "is champion: version 3 was made champion without" in models("promote", 3)
+    assert versions[3]["promoted"] is False  # what the gate had decided
+
+
+def test_a_refusal_after_a_rollback_is_told(models: Command) -> None:
+    models("promote", 3, "--force")
+    models("rollback")
+    assert "went back from version 3 to version 2" in listed(models)[3]["why"]
+    assert "is not above the spread" in models("promote", 3, code=1)
+    assert "is not above the spread" in listed(models)[3]["why"]
+
+
+def test_a_promotion_killed_after_the_alias_is_told_and_completed(
+    models: Command, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rsrnet_platform.models.history.finish", killed)  # follows the alias
+        with pytest.raises(KeyboardInterrupt):
+            promotion.force(client, client.tracking_uri, client.get_model_version("rsrnet", "3"))
+    version = listed(models)[3]
+    assert (version["champion"], version["promoted"]) == (True, False)
+    assert "forced by" in version["why"]
+    models("promote", 3)
+    version = listed(models)[3]
+    assert (version["promoted"], version["champion_before"]) == (True, 2)
+    assert "forced by" in client.get_model_version("rsrnet", "3").tags["promotion_reason"]
+    history = json.loads(models("show", 3, "--json"))["history"]
+    assert [(event["version"], event["done"]) for event in history] == [(3, True), (2, True), (1, True)]
+
+
+def test_what_other_programs_registered_breaks_nothing(models: Command, client: MlflowClient) -> None:
+    def foreign(name: str, tags: dict[str, str]) -> ModelVersion:
+        client.create_registered_model(name)
+        return client.create_model_version(name, "/nowhere", tags=tags, await_creation_for=0)
+
+    foreign("it's", {})
+    foreign("bare", {"val/iou": "much"})
+    assert [model["name"] for model in json.loads(models("list", "--json"))] == ["bare", "it's", "rsrnet"]
+    assert json.loads(models("show", "it's/1", "--json"))["version"] == 1
+    assert "val/iou is not a number" in models("promote", "bare/1", code=1)
+    client.set_registered_model_alias("bare", "champion", "1")
+    assert models("promote", "bare/1") == "bare/1 is champion: made champion without rsrnet.\n"
+    client.create_model_version("bare", "/nowhere", await_creation_for=0)
+    assert "Without it only --force promotes it" in models("promote", "bare/2", code=2)
+    client.delete_registered_model_alias("bare", "champion")
+    assert "runs:/" not in models("delete", "bare/2", "--yes")
 
 
 def test_delete_asks_first(models: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +278,8 @@ def test_workers_on_ray_come_to_the_same_decision(ray_cluster: object, models: C
         (["compare", "1", "9"], "no version 9"),
         (["promote", "9", "--force"], "no version 9"),
         (["rollback", "other"], "no model 'other'"),
+        (["rollback", "rsrnet/2"], "no model 'rsrnet/2'"),
+        (["export", "rsrnet/9", "out", "--format", "torch-export"], "no version 9"),
         (["delete", "9", "--yes"], "no version 9"),
     ],
 )
@@ -359,59 +339,6 @@ def test_an_evaluation_adds_its_test_scores(
     assert open_client(resolve_uri(job.tracking)).get_run(version["tested"]["test_run"])
     assert f"{version['test']['All']['iou']:.4f}" in models("list")
     assert "test" in models("show", 2)
-
-
-def test_each_network_sees_the_size_that_it_was_trained_at(
-    tmp_path: Path, squares_of_six_photographs: Path
-) -> None:
-    root = squares_of_six_photographs
-    for name, size in (("small", "32"), ("large", "64")):
-        train.run(training(tmp_path, root, name, data__size=size), fresh=False)
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    tags = open_client(store).get_model_version("rsrnet", "2").tags
-    ours, theirs = (
-        fmean(chain.from_iterable(scores(f"models:/rsrnet/{number}", store, root, size).values()))
-        for number, size in ((2, 64), (1, 32))
-    )
-    assert float(tags["promotion/difference"]) == pytest.approx(ours - theirs, abs=1e-5)
-
-
-def registry_of(job: spec.TrainJob) -> str:
-    from rsrnet_platform.store import prepare
-
-    return prepare(job.tracking)
-
-
-def test_a_single_photograph_decides_nothing(tmp_path: Path, squares: Path) -> None:
-    for name, epochs in (("one", "1"), ("two", "4")):
-        train.run(training(tmp_path, squares, name, fit__epochs=epochs), fresh=False)
-    tags = open_client(f"sqlite:///{tmp_path}/mlflow.db").get_model_version("rsrnet", "2").tags
-    assert tags["promoted"] == "false"
-    assert "a single photograph" in tags["promotion_reason"]
-    assert tags["promotion/spread"] == "nan"
-
-
-def test_a_job_killed_before_the_decision_decides_when_started_again(
-    tmp_path: Path, squares_of_six_photographs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = training(tmp_path, squares_of_six_photographs, "cut")
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(registry, "decide", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train.run(job, fresh=False)
-    client = open_client(registry_of(job))
-    assert promotion.champion_of(client, "rsrnet") is None
-    scored: list[int] = []
-    monkeypatch.setattr(Evaluator, "__call__", lambda self, composites: scored.append(1) or [])
-    train.run(job, fresh=False)
-    (version,) = client.search_model_versions("name = 'rsrnet'")
-    assert "there was no other champion" in version.tags["promotion_reason"]
-    assert scored == [], "the rows of the first start were kept"
-    assert not (tmp_path / "runs/cut/attempt-1/gate").exists()
 
 
 def test_help_imports_nothing_heavy(repository: Path) -> None:

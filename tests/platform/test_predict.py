@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
 from rsrnet_platform import cli, predict, spec, train
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.prediction import stages
 from rsrnet_platform.prediction.output import JOB
 
 THRESHOLD = 0.555
@@ -90,6 +93,28 @@ def check(output: Path, model: Path, images: Path) -> None:
 def test_folder_becomes_masks_overlays_and_a_table(model, images, tmp_path) -> None:
     predict.run(job(model, images, tmp_path / "out"), fresh=False)
     check(tmp_path / "out", model, images)
+
+
+def test_a_name_that_is_not_utf_8_is_a_row_with_its_error(model, images, tmp_path) -> None:
+    shutil.copytree(images, tmp_path / "photos")
+    os.link(tmp_path / "photos" / "a.jpg", os.fsencode(tmp_path / "photos") + b"/b\xff.jpg")
+    predict.run(job(model, tmp_path / "photos", tmp_path / "out"), fresh=False)
+    rows = table(tmp_path / "out")
+    assert len(rows) == 6
+    assert "its name is not UTF-8; rename it" in rows["b\\xff.jpg"]["error"]
+    assert rows["a.jpg"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("window", [40, None])
+def test_an_image_with_windows_is_a_batch_of_its_own(window, model, images, tmp_path, monkeypatch) -> None:
+    """So memory does not grow with the windows of a whole batch."""
+    seen = []
+    real = stages.read
+    monkeypatch.setattr(
+        stages, "read", lambda batch, settings: seen.append(len(batch.images)) or real(batch, settings)
+    )
+    predict.run(job(model, images, tmp_path / "out", window=window), fresh=False)
+    assert sorted(seen) == ([1] * 5 if window else [5])
 
 
 @pytest.mark.ray
@@ -235,14 +260,18 @@ def test_fewer_processors_than_needed_are_refused_not_waited_for(
         predict.run(job(model, images, tmp_path / "out", cluster={"workers": 4}), fresh=False)
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(model, images, tmp_path) -> None:
-    truth = tmp_path / "data" / "masks" / "a.png"
-    truth.parent.mkdir(parents=True)
-    truth.write_bytes(b"ground truth")
+@pytest.mark.parametrize("names", [["masks/a.png"], ["masks/a.png", JOB], [JOB], [predict.TABLE]])
+def test_a_folder_of_somebody_elses_is_left_alone(names, model, images, tmp_path) -> None:
+    """Also one with masks and a job file that somebody keeps there."""
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(b"somebody's")
     for fresh in (False, True):
         with pytest.raises(UserError, match="not of a prediction"):
             predict.run(job(model, images, tmp_path / "data"), fresh=fresh)
-    assert truth.read_bytes() == b"ground truth"
+    left = {path.relative_to(tmp_path / "data"): path for path in (tmp_path / "data").rglob("*.*")}
+    assert sorted(map(str, left)) == sorted(names)
+    assert {path.read_bytes() for path in left.values()} == {b"somebody's"}
 
 
 def test_fresh_removes_what_an_earlier_prediction_left(model, images, tmp_path) -> None:
@@ -266,6 +295,23 @@ def test_output_inside_the_input_is_not_localized_itself(model, images) -> None:
 def test_one_image_is_enough(model, images, tmp_path) -> None:
     predict.run(job(model, images / "a.png", tmp_path / "out"), fresh=False)
     assert [row["mask"] for row in table(tmp_path / "out").values()] == ["masks/a.png"]
+
+
+def test_any_name_of_a_file_and_of_a_folder(model, images, tmp_path) -> None:
+    """The longest that a file system takes, a line break, and a folder with the name of another image's mask."""
+    (images / "broken.jpg").rename(images / ("n" * 250 + ".jpg"))
+    (images / "a.png").rename(images / ("n" * 250 + ".png"))
+    (images / "c.bmp").rename(images / "line\nbreak ☃.bmp")
+    (images / "deep").rename(images / "a.png")
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    rows = table(tmp_path / "out")
+    assert [row["status"] for row in rows.values()].count("error") == 1
+    for row in rows.values():
+        if row["status"] == "ok":
+            shape = row["width"], row["height"]
+            assert Image.open(tmp_path / "out" / row["mask"]).size == shape
+            assert Image.open(tmp_path / "out" / row["overlay"]).size == shape
+    assert len({row["mask"] for row in rows.values()}) == 5
 
 
 def test_brackets_in_a_file_name_are_no_markup(model, images, tmp_path, capsys) -> None:

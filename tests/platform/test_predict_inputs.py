@@ -63,6 +63,36 @@ def test_folder_and_pattern_and_image(photos: Path) -> None:
     assert found(photos / "ü.bmp") == {"ü": CONTENTS["ü.bmp"]}
 
 
+def test_a_list_from_windows(photos: Path) -> None:
+    (photos / "list.txt").write_bytes("\ufeffa.jpg\r\n\r\nb/e/f.webp\r\n".encode())
+    assert found(photos / "list.txt") == {"a": CONTENTS["a.jpg"], "b/e/f": CONTENTS["b/e/f.webp"]}
+
+
+def test_links_are_followed_but_not_in_a_circle(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "o.png").write_bytes(png(9))
+    (photos / "other").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(photos)
+    (photos / "b" / "here").symlink_to(".")
+    wanted = EVERY | {"other/o": png(9)}
+    assert found(photos, photos / "b" / "out") == wanted
+    assert found(photos / "**" / "*.[jpPbw]*", photos / "b" / "out") == wanted
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.[jpPbw]*"])
+def test_only_pictures_that_a_job_wrote_are_left_out_of_the_output(
+    pattern: str, photos: Path, tmp_path: Path
+) -> None:
+    """The output may be the input, or above it, or be named in another way."""
+    (photos / "b" / "out" / "mine.png").write_bytes(png(8))
+    (tmp_path / "link").symlink_to(photos)
+    inside = found(photos / "b" / pattern, photos / "b" / "out")
+    assert set(inside) == {"c d", "e/f", "out/mine"}
+    assert found(tmp_path / "link" / "b" / pattern, photos / "b" / "out") == inside
+    assert found(photos / "b" / "e" / pattern, photos / "b") == {"f": CONTENTS["b/e/f.webp"]}
+    assert set(found(photos / "b" / "out" / pattern, photos / "b" / "out")) == {"mine"}
+
+
 @pytest.mark.parametrize("scheme", ["memory://bucket", "file://"])
 def test_the_same_in_an_object_store(scheme: str, photos: Path, tmp_path: Path) -> None:
     root = f"{scheme}{photos}"
@@ -115,7 +145,14 @@ def test_a_file_of_a_list_that_is_not_there_is_an_image_that_cannot_be_read(phot
     (photos / "list.txt").write_text("a.jpg\ngone.jpg\nb\na.jpg\n")
     by_path = {Path(item.path).name: item for item in items_of(find_images(str(photos / "list.txt"), "out"))}
     assert sorted(by_path) == ["a.jpg", "b", "gone.jpg"]  # one that is listed twice is done once
-    for name, reason in (("gone.jpg", "no such file"), ("b", "it is a folder")):
+    pq.write_table(pa.table({"path": ["nu\0ll.jpg", None, ""]}), photos / "null.parquet")
+    (null,) = items_of(find_images(str(photos / "null.parquet"), "out"))
+    by_path["nu\0ll.jpg"] = null
+    for name, reason in (
+        ("gone.jpg", "no such file"),
+        ("b", "it is a folder"),
+        ("nu\0ll.jpg", "no such file"),
+    ):
         with pytest.raises(DecodeError, match=reason):
             contents.content(by_path[name])
 
@@ -131,7 +168,14 @@ def test_a_file_of_a_list_that_is_not_there_is_an_image_that_cannot_be_read(phot
         ("empty.txt", "no image in it"),
         ("bytes", "neither a folder nor an image nor a list of images"),
         ("no-table.parquet", "cannot be read"),
-        ("other.parquet", "needs a column 'path', or 'image' with bytes .* it has shape, colour"),
+        (
+            "other.parquet",
+            "needs a column 'path' of text, or 'image' with bytes .* it has shape .int64., colour",
+        ),
+        ("numbers.parquet", "needs a column 'path' of text, .* it has path .int64."),
+        ("no-bytes.parquet", "'image' with bytes or structs .* it has image .string."),
+        ("numbered.parquet", "needs a column .* it has image .binary., path .int64."),
+        ("null", "neither a folder nor an image nor a list of images"),
         ("twice.parquet", "two rows have the path 'a'"),
     ],
 )
@@ -141,6 +185,10 @@ def test_what_is_no_input_is_one_message(name: str, message: str, tmp_path: Path
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x80")
     (tmp_path / "no-table.parquet").write_text("none")
     pq.write_table(pa.table({"shape": [1], "colour": [2]}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"path": [1]}), tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"image": ["a.jpg"]}), tmp_path / "no-bytes.parquet")
+    pq.write_table(pa.table({"image": [b"a"], "path": [1]}), tmp_path / "numbered.parquet")
+    (tmp_path / "null").write_bytes(b"a.jpg\0b.jpg")
     pq.write_table(pa.table({"path": ["a", "a"], "image": [b"", b""]}), tmp_path / "twice.parquet")
     source = name if "://" in name else str(tmp_path / name)
     with pytest.raises(UserError, match=message) as caught:
@@ -158,7 +206,9 @@ def test_a_changed_file_has_another_stamp(photos: Path) -> None:
     assert changed == {"a.jpg"}
 
 
-parts = st.sampled_from(["a", "b", "a.jpg", "a.png", "a.jpg.jpg", "..", "up", ".a", "a."])
+parts = st.sampled_from(
+    ["a", "b", "a.jpg", "a.png", "a.png.png", "a.jpg.jpg", "..", "up", ".a", "a.", "a.jpg-1", "é" * 125]
+)
 paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 
 
@@ -166,9 +216,12 @@ paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 def test_no_two_results_have_one_name_and_none_leaves_the_folder(relative: list[str], prefix: str) -> None:
     names = result_names([prefix + path for path in relative])
     assert len(set(names)) == len(relative)
+    folders = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
+    assert not folders & {f"{name}.png" for name in names}
     for name in names:
         assert not posixpath.isabs(name)
         assert ".." not in name.split("/")
+        assert all(len(f"{part}.png.partial".encode()) <= 255 for part in name.split("/"))
 
 
 def test_results_are_called_as_their_images_unless_that_is_taken() -> None:
@@ -176,3 +229,5 @@ def test_results_are_called_as_their_images_unless_that_is_taken() -> None:
     assert result_names(["a.jpg", "a.png", "b.png"]) == ["a.jpg", "a.png", "b"]
     assert result_names(["a.jpg", "a.png", "a.jpg.jpg"]) == ["a.jpg", "a.png", "a.jpg.jpg"]
     assert result_names(["../a.jpg", "/r/a.jpg", "s3://bucket/a.jpg"]) == ["up/a", "r/a", "bucket/a"]
+    assert result_names(["a.jpg", "a.png/b.jpg"]) == ["a.jpg", "a.png/b"]
+    assert result_names(["n" * 216 + ".jpg"]) == ["n" * 216]

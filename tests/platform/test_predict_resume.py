@@ -26,6 +26,7 @@ from rsrnet.model.network import RSRNet
 from rsrnet_platform import cli, predict, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.prediction import stream
+from rsrnet_platform.prediction.output import Output
 
 COUNT, BATCH = 60, 2
 
@@ -148,6 +149,30 @@ def test_a_finished_job_does_nothing_and_then_only_what_is_new(model, images, tm
     assert by_name["030"]["sha256"] == by_name["021"]["sha256"]
 
 
+@pytest.mark.parametrize("change", ["new image", "image gone"])
+def test_a_job_killed_before_its_second_table_writes_it_at_the_next_start(
+    change, model, tmp_path, monkeypatch
+) -> None:
+    """All images are done then, and a table is there, but an old one."""
+    images = make_images(tmp_path / "images", 4)
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    if change == "new image":
+        (images / "001b.png").write_bytes((images / "002.png").read_bytes())
+    else:
+        (images / "001.png").unlink()
+
+    def killed(self: Output) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Output, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    rows = pq.read_table(tmp_path / "out" / predict.TABLE).to_pylist()
+    assert [Path(row["path"]) for row in rows] == sorted(images.iterdir())
+
+
 def test_a_result_that_gets_another_name_is_made_again(model, tmp_path) -> None:
     images = make_images(tmp_path / "images", 2)
     predict.run(job(model, images, tmp_path / "out"), fresh=False)
@@ -248,8 +273,8 @@ def test_an_output_that_cannot_be_written_ends_the_job(workers, model, tmp_path,
     if workers:
         request.getfixturevalue("ray_cluster")
     images = make_images(tmp_path / "images", 8)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "predict.yaml").touch()
+    predict.run(job(model, images, tmp_path / "out"), fresh=False)
+    (tmp_path / "out" / "masks" / "006.png").unlink()
     (tmp_path / "out" / "masks" / "006.png" / "in the way").mkdir(parents=True)
     (tmp_path / "job.yaml").write_text(
         spec.to_yaml(job(model, images, tmp_path / "out", cluster={"workers": workers}))

@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from rsrnet_platform import promotion
 from rsrnet_platform.models import history, lock
-from rsrnet_platform.promotion import CHAMPION, PromotionError, Verdict, champion_of, decide, decision_of
+from rsrnet_platform.promotion import PromotionError, Verdict, champion_of, decide, decision_of
 from rsrnet_platform.store import TrackingConfig, TrackingError, open_client, prepare
 
 SPREAD = 0.05
@@ -150,34 +150,6 @@ def test_the_champion_is_not_deleted(registry: Registry) -> None:
     with pytest.raises(PromotionError, match="is the champion, which is not deleted"):
         promotion.delete(registry.client, registry.uri, version)
     assert registry.champion("kept") == 1
-
-
-def test_an_alias_set_by_hand_becomes_part_of_the_history(registry: Registry) -> None:
-    registry.decided("hand", 0.1, 0.3)
-    registry.client.set_registered_model_alias("hand", CHAMPION, "1")
-    registry.decided("hand", 0.4)
-    assert registry.events("hand") == [
-        (None, 1, "first"),
-        (1, 2, "gate"),
-        (2, 1, "elsewhere"),
-        (1, 3, "gate"),
-    ]
-
-
-@pytest.mark.parametrize("alias_was_set", [False, True])
-def test_a_process_killed_in_the_middle_leaves_a_truthful_history(
-    registry: Registry, alias_was_set: bool
-) -> None:
-    name = f"killed-{alias_was_set}"
-    registry.decided(name, 0.1)
-    registry.make(name, 0.3)
-    model = registry.client.get_registered_model(name)
-    history.begin(registry.client, model, 2, "gate", "it was better")
-    if alias_was_set:
-        registry.client.set_registered_model_alias(name, CHAMPION, "2")
-    registry.decided(name, 0.5)
-    middle = [(1, 2, "gate"), (2, 3, "gate")] if alias_was_set else [(1, 3, "gate")]
-    assert registry.events(name) == [(None, 1, "first"), *middle]
 
 
 def compete(uri: str, name: str, scores: list[float]) -> Registry:

@@ -320,6 +320,13 @@ def test_an_unknown_model_is_named_with_what_there_is(
     assert str(refusal.value).startswith(f"{wrong}: ")
 
 
+def test_a_version_whose_folder_was_moved_says_where_it_was(client: MlflowClient, uri: str) -> None:
+    client.create_registered_model("moved")
+    client.create_model_version("moved", "/gone/artifacts", await_creation_for=0)
+    with pytest.raises(RegistryError, match=r"its files are in /gone/artifacts, which is not there"):
+        resolve("models:/moved/1", uri)
+
+
 def test_without_a_store_nothing_is_made(tmp_home: Path) -> None:
     with pytest.raises(TrackingError, match="no store yet"):
         resolve("models:/rsrnet@champion")

@@ -33,7 +33,10 @@ def test_a_run_and_its_model_live_on_a_server_and_are_downloaded_once(
         prepare(config), config, "remote", uuid4().hex, params={"a": 1}, tags={}, job_yaml="kind: train\n"
     ) as tracker:
         tracker.log_epoch(1, {"val/iou": 0.5})
-        Tracker.attach(mlflow_server, tracker.run_id).log_epoch(1, {"val/iou": 0.5})
+        tracker.flush()
+        again = Tracker.attach(mlflow_server, tracker.run_id)
+        again.log_epoch(1, {"val/iou": 0.5})
+        again.flush()
         arguments = (mlflow_server, tracker.run_id, tmp_path / "best", config)
         version = register(*arguments, metrics={"val/iou": 0.5}, tags={})
         assert register(*arguments, metrics={"val/iou": 0.5}, tags={}) == version

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rsrnet_platform.store import open_client
-from rsrnet_platform.tracking import Tracker, TrackingConfig, TrackingError, prepare
+from rsrnet_platform.tracking import ATTEMPT_TAG, Tracker, TrackingConfig, TrackingError, prepare
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +30,36 @@ def tracker(config: TrackingConfig) -> Tracker:
     return start(config)
 
 
-def start(config: TrackingConfig) -> Tracker:
+def start(
+    config: TrackingConfig,
+    attempt: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Tracker:
     return Tracker.of_attempt(
-        prepare(config), config, "first", uuid4().hex, params={"a": 1}, tags={}, job_yaml="kind: train\n"
+        prepare(config),
+        config,
+        "first",
+        attempt or uuid4().hex,
+        params=params or {"a": 1},
+        tags=tags or {},
+        job_yaml="kind: train\n",
     )
 
 
 def points(tracker: Tracker, key: str) -> list[tuple[int, float]]:
+    tracker.flush()
     history = open_client(tracker.uri).get_metric_history(tracker.run_id, key)
     return [(point.step, point.value) for point in history]
 
 
 def status(tracker: Tracker) -> str:
+    tracker.flush()
     return open_client(tracker.uri).get_run(tracker.run_id).info.status
 
 
 def artifact(tracker: Tracker, path: str) -> Path:
+    tracker.flush()
     return Path(open_client(tracker.uri).get_run(tracker.run_id).info.artifact_uri) / path
 
 
@@ -113,11 +129,13 @@ def test_an_end_told_inside_the_block_stands(tracker: Tracker) -> None:
     assert status(tracker) == "KILLED"
 
 
-def test_a_restart_reopens_the_run_and_changes_no_parameter(tracker: Tracker) -> None:
+def test_a_restart_reopens_the_run_and_changes_no_parameter(config: TrackingConfig, tracker: Tracker) -> None:
     tracker.finish("FAILED")
-    again = Tracker.attach(tracker.uri, tracker.run_id)
+    assert status(tracker) == "FAILED"
+    run = open_client(tracker.uri).get_run(tracker.run_id)
+    again = start(config, run.data.tags[ATTEMPT_TAG], {"a": 2}, {"ray_job_id": "raysubmit_2"})
     with again:
-        again.reopen({"ray_job_id": "raysubmit_2"})
+        assert again.run_id == tracker.run_id
         assert status(again) == "RUNNING"
     run = open_client(tracker.uri).get_run(tracker.run_id)
     assert run.info.status == "FINISHED"
@@ -128,9 +146,11 @@ def test_a_restart_reopens_the_run_and_changes_no_parameter(tracker: Tracker) ->
 def test_a_replayed_epoch_keeps_its_first_point(tracker: Tracker) -> None:
     tracker.log_epoch(1, {"loss": 0.5, "lr": 0.1})
     tracker.log_epoch(2, {"loss": 0.4})
+    tracker.flush()
     restarted = Tracker.attach(tracker.uri, tracker.run_id)
     restarted.log_epoch(2, {"loss": 0.4, "lr": 0.1})
     restarted.log_epoch(3, {"loss": 0.3})
+    restarted.flush()
     assert points(tracker, "loss") == [(1, 0.5), (2, 0.4), (3, 0.3)]
     assert points(tracker, "lr") == [(1, 0.1), (2, 0.1)]
 
@@ -138,7 +158,10 @@ def test_a_replayed_epoch_keeps_its_first_point(tracker: Tracker) -> None:
 def test_epochs_that_were_never_logged_are_caught_up_from_the_history(tracker: Tracker) -> None:
     tracker.log_epoch(1, {"loss": 0.5})
     history = [{"loss": 0.5}, {"loss": 0.4}, {"loss": float("nan")}]
-    Tracker.attach(tracker.uri, tracker.run_id).log_epochs(enumerate(history, start=1))
+    tracker.flush()
+    restarted = Tracker.attach(tracker.uri, tracker.run_id)
+    restarted.log_epochs(enumerate(history, start=1))
+    restarted.flush()
     assert [step for step, _ in points(tracker, "loss")] == [1, 2, 3]
     assert np.isnan(points(tracker, "loss")[2][1])
 
@@ -155,26 +178,25 @@ def test_whatever_is_repeated_every_point_is_there_once(
         restarted = Tracker.attach(tracker.uri, tracker.run_id)
         for step, key in attempt:
             restarted.log_epoch(step, {key: step / 8})
+        restarted.flush()
     expected = {(step, key) for attempt in attempts for step, key in attempt}
     logged = Counter((step, key) for key in "ab" for step, _ in points(tracker, key))
     assert logged == Counter(expected)
 
 
-def test_pictures_and_texts_become_artifacts_of_the_run(tracker: Tracker) -> None:
+def test_a_picture_becomes_an_artifact_of_the_run(tracker: Tracker) -> None:
     pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     tracker.log_image(Image.fromarray(pixels), "pictures/epoch_003/grid.png")
-    tracker.log_text("| a |\n", "tables/epoch_003.md")
     with Image.open(artifact(tracker, "pictures/epoch_003/grid.png")) as picture:
         assert np.array_equal(np.asarray(picture.convert("RGB")), pixels)
-    assert artifact(tracker, "tables/epoch_003.md").read_text() == "| a |\n"
 
 
 def test_a_run_that_does_not_exist_is_named(config: TrackingConfig) -> None:
     with pytest.raises(TrackingError, match="nosuchrun"):
-        Tracker.attach(prepare(config), "nosuchrun")
+        Tracker.attach(prepare(config), "nosuchrun").flush()
 
 
 def test_a_deleted_run_is_not_continued(tracker: Tracker) -> None:
     open_client(tracker.uri).delete_run(tracker.run_id)
     with pytest.raises(TrackingError, match=f"was deleted.*mlflow runs restore --run-id {tracker.run_id}"):
-        Tracker.attach(tracker.uri, tracker.run_id)
+        Tracker.attach(tracker.uri, tracker.run_id).flush()

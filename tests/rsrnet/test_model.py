@@ -185,16 +185,40 @@ def test_similarity_map_is_equation_2(scales: tuple[int, ...]) -> None:
 
 
 def test_gru_is_the_four_equations() -> None:
-    gru = ConvGRU(4, 6)
-    hidden, x = torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
+    """On X whole, in the order [features, F_c, mask]; values and gradients."""
+    gru = ConvGRU(4, 3, 5).double()
+    hidden, x, context = (torch.randn(2, channels, 5, 5).double().requires_grad_() for channels in (4, 3, 5))
 
     def conv(inputs: list[torch.Tensor], layer: torch.nn.Conv2d) -> torch.Tensor:
         return F.conv2d(torch.cat(inputs, 1), layer.weight, layer.bias, padding=1)
 
-    z = 1 / (1 + torch.exp(-conv([hidden, x], gru.conv_z)))
-    r = 1 / (1 + torch.exp(-conv([hidden, x], gru.conv_r)))
-    candidate = torch.tanh(conv([r * hidden, x], gru.conv_h))
-    torch.testing.assert_close(gru(hidden, x), (1 - z) * hidden + z * candidate)
+    whole = torch.cat([x[:, :2], context, x[:, 2:]], 1)
+    z = 1 / (1 + torch.exp(-conv([hidden, whole], gru.conv_z)))
+    r = 1 / (1 + torch.exp(-conv([hidden, whole], gru.conv_r)))
+    candidate = torch.tanh(conv([r * hidden, whole], gru.conv_h))
+    expected = (1 - z) * hidden + z * candidate
+    result = gru(hidden, x, gru.unchanging(context), gru.weights())
+    torch.testing.assert_close(result, expected)
+    inputs = [hidden, x, context, *gru.parameters()]
+    for found, true in zip(
+        *(torch.autograd.grad(each.sum(), inputs) for each in (result, expected)), strict=True
+    ):
+        torch.testing.assert_close(found, true)
+
+
+@pytest.mark.parametrize("row", [row for row in ABLATIONS if row != "unet"])
+@pytest.mark.parametrize("tolerance", [None, 0.02])
+def test_the_last_mask_alone_is_the_last_of_all(row: str, tolerance: float | None) -> None:
+    torch.manual_seed(1)
+    model = RSRNet(ablation(row, SMALL)).eval()
+    images = torch.rand(5, 3, 48, 64) * torch.linspace(0.1, 1, 5).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        every = model(images, 6, tolerance)
+        last = model(images, 6, tolerance, every_mask=False)
+    torch.testing.assert_close(last.masks, every.masks[:, -1:])
+    torch.testing.assert_close(last.m_fnl, every.m_fnl)
+    torch.testing.assert_close(last.m_dec, every.m_dec)
+    assert last.iterations.tolist() == every.iterations.tolist()
 
 
 def test_convex_upsampling_is_the_weighted_sum_of_nine_neighbours() -> None:

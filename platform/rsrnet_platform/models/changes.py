@@ -14,7 +14,7 @@ from rsrnet.uris import is_uri
 from rsrnet_platform import promotion
 from rsrnet_platform.cluster import ClusterConfig, connect
 from rsrnet_platform.lookup import RegistryError
-from rsrnet_platform.models.reading import training_of
+from rsrnet_platform.models.reading import number_in, training_of
 from rsrnet_platform.store import explained
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def promote(client: MlflowClient, store: str, version: ModelVersion, root: str |
     Args:
         client: of the store.
         store: its URI.
-        version: the candidate; nothing happens if it is champion.
+        version: the candidate; nobody is compared if it is champion.
         root: where its dataset lies; None: where its job file says.
         workers: on Ray, as in :class:`ClusterConfig`.
 
@@ -44,6 +44,7 @@ def promote(client: MlflowClient, store: str, version: ModelVersion, root: str |
     with explained(store):
         champion = promotion.champion_of(client, version.name)
     if champion is not None and champion.version == version.version:
+        promotion.complete(client, store, champion)
         return
     with ExitStack() as stack:
 
@@ -51,8 +52,11 @@ def promote(client: MlflowClient, store: str, version: ModelVersion, root: str |
         def gate() -> Gate:
             from rsrnet_platform.models.gate import gate_of
 
-            with explained(store):
-                job = training_of(client, store, version)
+            try:
+                with explained(store):
+                    job = training_of(client, store, version)
+            except RegistryError as error:
+                raise RegistryError(f"{error}. Without it only --force promotes it") from error
             if root is not None:
                 place = root if is_uri(root) else str(Path(root).expanduser().absolute())
                 job = replace(job, data=replace(job.data, root=place))
@@ -62,7 +66,8 @@ def promote(client: MlflowClient, store: str, version: ModelVersion, root: str |
             uri = f"models:/{version.name}/{version.version}"
             return gate_of(job, uri, composites, fingerprint, cluster, store, parts)
 
-        score = float(version.tags.get("val/iou", math.nan))
+        score = number_in(version.tags.get("val/iou"))
+        score = math.nan if score is None else score
         promotion.decide(client, store, version, score, lambda champion: gate()(champion))
 
 

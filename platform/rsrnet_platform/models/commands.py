@@ -66,13 +66,18 @@ def show(
     ] = False,
 ) -> None:
     """Everything about a version: scores by sub-dataset, data, code, decision, and the champions so far."""
+    from rsrnet_platform import strict_yaml
     from rsrnet_platform.lookup import find_version
     from rsrnet_platform.models import reading, tables
 
     with _store(tracking) as (client, store):
         found = find_version(client, store, model, name)
         if job:
-            typer.echo(reading.job_text(client, store, found), nl=False)
+            text = reading.job_text(client, store, found)
+            if as_json:
+                _print_json(strict_yaml.read(text))
+            else:
+                typer.echo(text, nl=False)
             return
         whole = reading.one_model(client, found.name)
         version = reading.version_in(whole, int(found.version))
@@ -163,7 +168,8 @@ def rollback(
     if as_json:
         _print_json(asdict(event))
     else:
-        typer.echo(f"{model}: version {event.version} is champion again, instead of version {event.before}.")
+        instead = "" if event.before is None else f", instead of version {event.before}"
+        typer.echo(f"{model}: version {event.version} is champion again{instead}.")
 
 
 @app.command()
@@ -188,10 +194,12 @@ def delete(
     if as_json:
         _print_json({"deleted": uri, "run_id": found.run_id})
     else:
-        typer.echo(
-            f"{uri} is deleted, and its number is not given again. Its run stays, with all that it holds: "
-            f"runs:/{found.run_id} still loads the weights."
+        stays = (
+            f" Its run stays, with all that it holds: runs:/{found.run_id} still loads the weights."
+            if found.run_id
+            else ""
         )
+        typer.echo(f"{uri} is deleted, and its number is not given again.{stays}")
 
 
 @contextmanager

@@ -41,12 +41,13 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a model as ONNX and as a program of torch.export, checked against the network."""
-    from rsrnet_platform.lookup import resolve, uri_of
+    from rsrnet_platform.lookup import pin, resolve, uri_of
 
     out, wanted = out.expanduser(), formats or tuple(FILES)
     check(out, wanted)  # before the model is fetched, which may be a download
     uri = model if Path(model).expanduser().is_dir() else uri_of(model, name)
     with console.status("Exporting and checking"):
+        uri = pin(uri, tracking)
         exported = write(resolve(uri, tracking), out, wanted)
     if as_json:
         files = [{"path": str(each.path), "difference": each.difference} for each in exported]

@@ -20,6 +20,7 @@ from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.evaluate import Subject, find_model
 from rsrnet_platform.evaluation.scoring import Measuring, Model, score_watched
+from rsrnet_platform.outage import UnreachableError
 from rsrnet_platform.promotion import Verdict
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Gate:
             subject = find_model(f"models:/{champion.name}/{number}", self.store)
             theirs = self._score(subject, f"The champion, version {number}")
         except Exception as error:
-            if not is_user_error(error):
+            if not is_user_error(error) or isinstance(error, UnreachableError):
                 raise
             why = shorten(str(error), 300)
             return Verdict(

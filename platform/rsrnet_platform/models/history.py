@@ -2,8 +2,8 @@
 
 The tags ``champion.0001``, ``champion.0002``, ... hold an event each as JSON. An event is written before the alias is
 set, and marked as done after it: if the process is killed in between, whoever looks next can tell by the alias whether
-the change took place. What sets the alias without an event (MLflow's page, another program) becomes one when the
-platform next changes the champion. All of it is written under the lock of :mod:`rsrnet_platform.models.lock`.
+the change took place. What sets the alias without an event (MLflow's page, another program) is told at once, and kept
+as one when the platform next decides. All of it is written under the lock of :mod:`rsrnet_platform.models.lock`.
 """
 
 from __future__ import annotations
@@ -72,6 +72,20 @@ def read(model: RegisteredModel) -> list[Event]:
     ]
 
 
+def known(model: RegisteredModel) -> list[Event]:
+    """The events of :func:`read`, then one for an alias that was set or removed without an event since."""
+    events, now = read(model), champion_number(model)
+    if not events or events[-1].version == now:
+        return events
+    reason = (
+        f"version {now} was made champion without rsrnet"
+        if now is not None
+        else "the alias was removed without rsrnet, or deleted with its version"
+    )
+    number, before = _next(model, events), events[-1].version
+    return [*events, Event(number, now, before, _now(), "elsewhere", reason, "unknown")]
+
+
 def begin(client: MlflowClient, model: RegisteredModel, version: int, how: How, reason: str) -> Event:
     """Write down that the champion is about to change, after making good what came before.
 
@@ -91,9 +105,11 @@ def begin(client: MlflowClient, model: RegisteredModel, version: int, how: How, 
     return event
 
 
-def finish(client: MlflowClient, name: str, event: Event) -> None:
-    """Write down that the alias is set."""
-    _write(client, name, replace(event, done=True))
+def finish(client: MlflowClient, name: str, event: Event) -> Event:
+    """Write down that the alias is set; the event that says so."""
+    done = replace(event, done=True)
+    _write(client, name, done)
+    return done
 
 
 def settle(client: MlflowClient, model: RegisteredModel) -> list[Event]:
@@ -101,20 +117,14 @@ def settle(client: MlflowClient, model: RegisteredModel) -> list[Event]:
 
     An event of a process that was killed is finished or dropped; a change that left no event gets one.
     """
-    events = read(model)
+    events = known(model)
     for event in _kept(model):
         if not event.done and event in events:
             finish(client, model.name, event)
         elif not event.done:
             client.delete_registered_model_tag(model.name, event.tag)
-    known, now = (events[-1].version if events else None), champion_number(model)
-    if events and known != now:
-        reason = (
-            "set without rsrnet" if now is not None else "removed without rsrnet, or deleted with its version"
-        )
-        seen = Event(_next(model, events), now, known, _now(), "elsewhere", reason, "unknown")
-        _write(client, model.name, seen)
-        events.append(seen)
+    if events and events[-1].tag not in model.tags:
+        _write(client, model.name, events[-1])
     return events
 
 

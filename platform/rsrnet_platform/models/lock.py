@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from rsrnet_platform.outage import UnreachableError
 from rsrnet_platform.store import TrackingError, database_of, store_lock
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class Held:
         """Make sure that nobody can have taken the lock over; to be called before every change.
 
         Raises:
-            TrackingError: if half the lease is over.
+            UnreachableError: if half the lease is over.
         """
         if self.lease is not None and time.monotonic() - self.since > self.lease / 2:
-            raise TrackingError(
-                "The MLflow server took too long to change the champion, and another process may be doing so by now. "
-                "Nothing was changed: start this again."
+            raise UnreachableError(
+                "The MLflow server took too long to change the champion, and another process may be doing so by now",
+                "Nothing was changed: start this again",
             )
 
 
@@ -125,7 +126,7 @@ class _Markers:
 
     def _others(self, own: str | None = None) -> list[str]:
         """Markers of others that may still be alive; those that stood for too long are removed."""
-        found = self.client.search_registered_models(f"name LIKE '{self.prefix}%'", max_results=1000)
+        found = self.client.search_registered_models(f"name LIKE '{PREFIX}%'", max_results=1000)
         names = {model.name for model in found if model.name.startswith(self.prefix)} - {own}
         now = time.monotonic()
         self.seen = {name: self.seen.get(name, now) for name in names}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rsrnet.evaluation.published import ALL, Scores
 from rsrnet_platform import promotion
 from rsrnet_platform.errors import JobError
-from rsrnet_platform.lookup import RegistryError, registered_models
+from rsrnet_platform.lookup import RegistryError, registered_models, versions_of
 from rsrnet_platform.modelcard import JOB
 from rsrnet_platform.models import history
 from rsrnet_platform.models.history import Event
@@ -150,10 +150,9 @@ def settings_of(client: MlflowClient, store: str, version: ModelVersion) -> dict
 
 
 def _model(client: MlflowClient, model: RegisteredModel) -> Model:
-    events = history.read(model)
+    events = history.known(model)
     champion = history.champion_number(model)
-    found = client.search_model_versions(f"name = '{model.name}'")
-    versions = [_registered(version, champion, events) for version in found]
+    versions = [_registered(version, champion, events) for version in versions_of(client, model.name)]
     versions.sort(key=lambda version: -version.version)
     return Model(model.name, versions, events[::-1])
 
@@ -168,11 +167,11 @@ def _registered(version: ModelVersion, champion: int | None, events: Sequence[Ev
         champion=number == champion,
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         run_id=version.run_id or "",
-        why=_why(number, tags, events),
+        why=_why(number, number == champion, tags, events),
         promoted=tags[promotion.PROMOTED] == "true" if promotion.PROMOTED in tags else None,
         champion_before=int(before) if before.isdecimal() else None,
-        difference=_number(tags.get(promotion.DIFFERENCE)),
-        spread=_number(tags.get(promotion.SPREAD)),
+        difference=number_in(tags.get(promotion.DIFFERENCE)),
+        spread=number_in(tags.get(promotion.SPREAD)),
         val=_scores(tags, "val"),
         test=_scores(tags, "test"),
         data={key: tags[key] for key in DATA if key in tags},
@@ -181,12 +180,19 @@ def _registered(version: ModelVersion, champion: int | None, events: Sequence[Ev
     )
 
 
-def _why(number: int, tags: Mapping[str, str], events: Sequence[Event]) -> str:
-    """The decision on a version, unless the alias came to it or left it without one since."""
+def _why(number: int, champion: bool, tags: Mapping[str, str], events: Sequence[Event]) -> str:
+    """The decision on a version, unless the alias came to it or left it in another way since."""
+    if champion and events:
+        return events[-1].reason
+    if champion and tags.get(promotion.PROMOTED) != "true":
+        return "made champion without rsrnet"
+    decided = int(number_in(tags.get(promotion.CHANGES)) or 0)
     for event in reversed(events):
-        if event.version == number or (event.before == number and event.how == "rollback"):
-            if event.how in ("rollback", "elsewhere"):
-                return event.reason
+        if event.number <= decided:
+            break
+        if number in (event.version, event.before) and event.how in ("rollback", "elsewhere"):
+            return event.reason
+        if event.version == number:
             break
     return tags.get(promotion.REASON, "")
 
@@ -197,13 +203,13 @@ def _scores(tags: Mapping[str, str], split: str) -> dict[str, dict[str, float]]:
         match = _SCORE.fullmatch(key)
         if match is None or match[1] != split or match[2] in _MASKS:
             continue
-        value = _number(text)
+        value = number_in(text)
         if value is not None:
             found.setdefault(match[2] or ALL, {})[match[3]] = value
     return dict(sorted(found.items(), key=lambda item: (item[0].startswith(ALL), item[0])))
 
 
-def _number(text: str | None) -> float | None:
+def number_in(text: str | None) -> float | None:
     """A number in a tag; None if there is none, as for NaN, which JSON does not know."""
     try:
         value = float(text or "nan")

@@ -10,8 +10,9 @@ from rsrnet.data.decode import open_file
 from rsrnet.data.errors import DataError, DecodeError, ReadError
 from rsrnet.data.storage import Storage, open_storage
 from rsrnet.uris import is_uri
-from rsrnet_platform.prediction.inputs import IMAGE, bytes_and_name, split
-from rsrnet_platform.prediction.listing import Item
+from rsrnet_platform.prediction.inputs import IMAGE, bytes_and_name
+from rsrnet_platform.prediction.listing import NOT_UTF8, Item
+from rsrnet_platform.prediction.paths import split
 
 MAX_BYTES = 2**31
 """Larger files are refused: no image with a number of pixels that is read needs half of it."""
@@ -26,6 +27,10 @@ def content(item: Item) -> bytes:
     try:
         if item.row >= 0:
             return _of_table(item)
+        if item.stamp == NOT_UTF8:
+            raise DecodeError("its name is not UTF-8; rename it")
+        if "\0" in item.file:
+            raise DecodeError("no such file")
         if is_uri(item.root):
             return _opened(item.root).read(item.file)
         with open_file(os.path.join(item.root, item.file)) as file:

@@ -8,26 +8,37 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rsrnet.data.errors import DataError
 from rsrnet.data.storage import open_storage
 from rsrnet.uris import is_uri
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.prediction.listing import listing
+from rsrnet_platform.prediction.paths import (
+    IMAGE_SUFFIXES,
+    goes_round,
+    has_magic,
+    is_image,
+    joined,
+    split,
+    without_query,
+    written,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from rsrnet_platform.prediction.listing import Found
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
 IMAGE, PATH = "image", "path"
 """Columns of a table of images: their bytes, and where they are or what they are called."""
 
 MISSING = "missing"
 """Stamp of a file that is not there, or cannot be looked at: reading it will say why."""
+
+_Value = TypeVar("_Value")
 
 _ROWS = 64
 """Images of a table that are held at once."""
@@ -43,7 +54,7 @@ def find_images(source: str, output: str) -> pa.Table:
         source: a folder, searched at any depth; a pattern (``photos/**/*.jpg``) of image files; an image; a Parquet
             table with a column ``path``, or ``image`` with bytes or structs of ``bytes`` and ``path``; or a list
             file with a path or URI a line, relative to the list. A path, or a URI.
-        output: what lies in this folder is left out: an earlier job's pictures.
+        output: pictures that a job wrote there are left out.
 
     Raises:
         UserError: if there is no such thing, it cannot be read, or there is no image in it.
@@ -68,11 +79,15 @@ def _told(source: str) -> Iterator[None]:
         where = f"{error.filename} " if error.filename else ""
         raise UserError(f"input = {source}: {where}cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"input = {source}: neither a folder nor an image nor a list of images") from error
+        raise _no_list(source) from error
     except UnicodeEncodeError as error:
         raise UserError(f"input = {source}: the name {error.object!r} is not UTF-8; rename it") from error
     except (ArrowInvalid, DataError) as error:
         raise UserError(f"input = {source}: cannot be read ({error})") from error
+
+
+def _no_list(source: str) -> UserError:
+    return UserError(f"input = {source}: neither a folder nor an image nor a list of images")
 
 
 def _find(source: str, output: str) -> Iterator[Found]:
@@ -81,7 +96,7 @@ def _find(source: str, output: str) -> Iterator[Found]:
         return _in_store(source, "", output) if is_uri(source) else _in_folder(source, output)
     if kind == "file":
         return _in_file(source)
-    if _has_magic(source):
+    if has_magic(source):
         return _matching_in_store(source, output) if is_uri(source) else _matching(source, output)
     raise UserError(f"input = {source}: there is no such folder, image, table or list of images")
 
@@ -96,7 +111,7 @@ def _kind(source: str) -> str | None:
         from pyarrow.fs import FileType
 
         kinds = {FileType.Directory: "folder", FileType.File: "file"}
-        return None if _has_magic(source) else kinds.get(open_storage(source).infos([""])[0].type)
+        return None if has_magic(source) else kinds.get(open_storage(source).infos([""])[0].type)
     try:
         return "folder" if stat.S_ISDIR(os.stat(source).st_mode) else "file"
     except (FileNotFoundError, NotADirectoryError):
@@ -108,18 +123,28 @@ def _in_folder(source: str, output: str) -> Iterator[Found]:
         # The images in a folder that cannot be listed would be missing without a word.
         raise error
 
-    for folder, _, names in os.walk(source, onerror=refuse):
-        if not _within(folder, output):
-            yield from _files(
-                source, [os.path.relpath(os.path.join(folder, n), source) for n in names if _is_image(n)]
-            )
+    for folder, folders, names in os.walk(source, onerror=refuse, followlinks=True):
+        if written(os.path.realpath(folder), output):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not goes_round(os.path.join(folder, name), source)]
+        yield from _files(
+            source, [os.path.relpath(os.path.join(folder, n), source) for n in names if is_image(n)]
+        )
 
 
 def _matching(pattern: str, output: str) -> Iterator[Found]:
     parts = pattern.split("/")
     base = "/".join(parts[: next(index for index, part in enumerate(parts) if glob.has_magic(part))]) or "/"
-    found = (path for path in glob.iglob(pattern, recursive=True) if _is_image(path) and os.path.isfile(path))
-    yield from _files(base, [os.path.relpath(path, base) for path in found if not _within(path, output)])
+
+    @lru_cache(maxsize=_NAMES)
+    def left_out(folder: str) -> bool:
+        return written(os.path.realpath(folder), output) or goes_round(folder, base)
+
+    found = (path for path in glob.iglob(pattern, recursive=True) if is_image(path) and os.path.isfile(path))
+    yield from _files(
+        base, [os.path.relpath(path, base) for path in found if not left_out(os.path.dirname(path))]
+    )
 
 
 def _in_store(root: str, pattern: str, output: str) -> Iterator[Found]:
@@ -130,13 +155,13 @@ def _in_store(root: str, pattern: str, output: str) -> Iterator[Found]:
 
     matches = re.compile(glob_translate(pattern) if pattern else "").match
     for name, info in open_storage(root).files():
-        path = _joined(root, name)
-        if _is_image(name) and matches(name) and not _within(path, output):
+        path = joined(root, name)
+        if is_image(name) and matches(name) and not written(path, output):
             yield path, name, _stamp(info.size, info.mtime_ns), root, name, -1
 
 
 def _matching_in_store(pattern: str, output: str) -> Iterator[Found]:
-    whole, mark, query = _without_query(pattern)
+    whole, mark, query = without_query(pattern)
     parts = whole.split("/")
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     return _in_store("/".join(parts[:first]) + mark + query, "/".join(parts[first:]), output)
@@ -144,29 +169,35 @@ def _matching_in_store(pattern: str, output: str) -> Iterator[Found]:
 
 def _in_file(source: str) -> Iterator[Found]:
     parent, name = split(source)
-    if _is_image(name):
+    if is_image(name):
         return _files(parent, [name])
     if name.lower().endswith(".parquet"):
         return _in_table(source, parent, name)
-    lines = (line.strip() for line in open_storage(parent).read(name).decode("utf-8").splitlines())
-    return _named(parent, filter(None, lines))
+    # Editors on Windows put a mark first.
+    text = open_storage(parent).read(name).decode("utf-8-sig")
+    if "\0" in text:
+        raise _no_list(source)
+    return _named(parent, filter(None, map(str.strip, text.splitlines())))
 
 
 def _in_table(source: str, parent: str, name: str) -> Iterator[Found]:
     import pyarrow.parquet as pq
 
     with open_storage(parent).open(name) as file:
-        columns = pq.ParquetFile(file).schema_arrow.names
-        if IMAGE in columns:
-            yield from _with_bytes(source, file, [IMAGE, PATH] if PATH in columns else [IMAGE])
-        elif PATH in columns:
-            paths = (path for rows in _rows(file, [PATH], _NAMES) for path in rows.column(0).to_pylist())
-            yield from _named(parent, filter(None, paths))
-        else:
+        columns = pq.ParquetFile(file).schema_arrow
+        try:
+            if IMAGE in columns.names:
+                yield from _with_bytes(source, file, [IMAGE, PATH] if PATH in columns.names else [IMAGE])
+            elif PATH in columns.names:
+                paths = (path for rows in _rows(file, [PATH], _NAMES) for path in rows.column(0).to_pylist())
+                yield from _named(parent, (_of_type(path, str) for path in paths if path not in (None, "")))
+            else:
+                raise TypeError
+        except TypeError as error:
             raise UserError(
-                f"input = {source}: needs a column {PATH!r}, or {IMAGE!r} with bytes or structs of 'bytes' and "
-                f"'path'; it has {', '.join(columns)}"
-            )
+                f"input = {source}: needs a column {PATH!r} of text, or {IMAGE!r} with bytes or structs of 'bytes' "
+                f"and 'path'; it has {', '.join(f'{each.name} ({each.type})' for each in columns)}"
+            ) from error
 
 
 def _with_bytes(source: str, file: Any, columns: Sequence[str]) -> Iterator[Found]:
@@ -175,15 +206,21 @@ def _with_bytes(source: str, file: Any, columns: Sequence[str]) -> Iterator[Foun
     for rows in _rows(file, columns, _ROWS):
         for values in rows.to_pylist():
             content, name = bytes_and_name(values[IMAGE])
-            path = values.get(PATH) or name or f"row-{number:09d}"
+            path = _of_type(values.get(PATH) or name or f"row-{number:09d}", str)
             if path in seen:
                 raise UserError(
                     f"input = {source}: two rows have the path {path!r}; give each its own, or none"
                 )
             seen.add(path)
-            stamp = MISSING if content is None else hashlib.sha256(content).hexdigest()
+            stamp = MISSING if content is None else hashlib.sha256(_of_type(content, bytes)).hexdigest()
             yield path, path, stamp, source, "", number
             number += 1
+
+
+def _of_type(value: Any, kind: type[_Value]) -> _Value:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
 
 
 def bytes_and_name(value: Any) -> tuple[bytes | None, str | None]:
@@ -221,47 +258,16 @@ def _files(folder: str, names: Sequence[str]) -> Iterator[Found]:
     for start in range(0, len(names), _NAMES):
         some = names[start : start + _NAMES]
         for name, info in zip(some, storage.infos(some), strict=True):
-            yield _joined(folder, name), name, _stamp(info.size, info.mtime_ns), folder, name, -1
+            yield joined(folder, name), name, _stamp(info.size, info.mtime_ns), folder, name, -1
 
 
 def _stamp_of(path: str) -> str:
     try:
         about = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a name with a null character, which no file has
         return MISSING
     return _stamp(about.st_size, about.st_mtime_ns)
 
 
 def _stamp(size: int | None, mtime_ns: int | None) -> str:
     return MISSING if size is None else f"{size}-{mtime_ns}"
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _within(path: str, folder: str) -> bool:
-    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
-
-
-def _has_magic(source: str) -> bool:
-    return glob.has_magic(_without_query(source)[0] if is_uri(source) else source)
-
-
-def split(where: str) -> tuple[str, str]:
-    """The folder of a path or a URI, and the name in it."""
-    if not is_uri(where):
-        return os.path.split(where)
-    whole, mark, query = _without_query(where)
-    folder, _, name = whole.rpartition("/")
-    return folder + mark + query, name
-
-
-def _joined(root: str, name: str) -> str:
-    return f"{_without_query(root)[0].rstrip('/')}/{name}"
-
-
-def _without_query(uri: str) -> tuple[str, str, str]:
-    """What stands before the options of a URI (``s3://bucket/x?region=...``), the question mark, and they."""
-    whole, mark, query = uri.partition("?")
-    return (whole, mark, query) if "=" in query else (uri, "", "")

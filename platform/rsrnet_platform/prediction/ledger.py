@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
@@ -27,6 +27,9 @@ HIDDEN = ".rsrnet"
 
 PARTS = f"{HIDDEN}/parts"
 ROWS = f"{HIDDEN}/rows.parquet"
+TOLD = f"{HIDDEN}/told"
+"""Empty file: there while the table for people has the rows of ``ROWS``."""
+
 MASKS, OVERLAYS = "masks", "overlays"
 
 _path = itemgetter("path")
@@ -59,17 +62,17 @@ def merge(output: Storage) -> None:
     if parts:
         both = heapq.merge(rows(output), _rows_of(output, parts), key=_path)
         newest = (list(same)[-1] for _, same in groupby(both, key=_path))
-        table.write(output, ROWS, newest, stamped=True)
+        _replace(output, newest)
         output.delete_folder(PARTS)
 
 
 def rows(output: Storage) -> Iterator[Row]:
     """The merged rows, by path."""
-    if _merged(output):
+    if _is_file(output, ROWS):
         yield from table.read(output, ROWS)
 
 
-def keep_done(output: Storage, images: pa.Table, *, overlays: bool) -> tuple[pa.Array, bool]:
+def keep_done(output: Storage, images: pa.Table, *, overlays: bool) -> pa.Array:
     """Find which images are done, and forget every other row.
 
     Done is an image whose file is the one that was read, that was no error, and whose pictures are there.
@@ -80,14 +83,14 @@ def keep_done(output: Storage, images: pa.Table, *, overlays: bool) -> tuple[pa.
         overlays: whether overlays are asked for.
 
     Returns:
-        Which of the images are done; and whether any row was forgotten.
+        Which of the images are done.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    if not _merged(output):
-        return pa.repeat(pa.scalar(False), images.num_rows), False
+    if not _is_file(output, ROWS):
+        return pa.repeat(pa.scalar(False), images.num_rows)
     with output.open(ROWS) as file:
         known = pq.read_table(file, columns=["path", STAMP, "mask", "overlay", "status"])
     index = pc.index_in(images["path"], value_set=known["path"])
@@ -104,8 +107,15 @@ def keep_done(output: Storage, images: pa.Table, *, overlays: bool) -> tuple[pa.
     done = pc.fill_null(done, False).combine_chunks()
     kept = set(index.filter(done).to_pylist())
     if len(kept) < known.num_rows:
-        table.write(output, ROWS, (row for i, row in enumerate(rows(output)) if i in kept), stamped=True)
-    return done, len(kept) < known.num_rows
+        _replace(output, (row for i, row in enumerate(rows(output)) if i in kept))
+    return done
+
+
+def _replace(output: Storage, newest: Iterable[Row]) -> None:
+    # First, so that a job that is killed before its table is written writes it when it is started again.
+    if _is_file(output, TOLD):
+        output.delete(TOLD)
+    table.write(output, ROWS, newest, stamped=True)
 
 
 def _there(output: Storage, folder: str, images: pa.Table, files: pa.ChunkedArray) -> list[pa.Array]:
@@ -118,10 +128,10 @@ def _there(output: Storage, folder: str, images: pa.Table, files: pa.ChunkedArra
     return [pc.equal(files, names), pc.is_in(files, value_set=existing)]
 
 
-def _merged(output: Storage) -> bool:
+def _is_file(output: Storage, name: str) -> bool:
     from pyarrow.fs import FileType
 
-    return output.infos([ROWS])[0].type == FileType.File
+    return output.infos([name])[0].type == FileType.File
 
 
 def _rows_of(output: Storage, parts: Sequence[str]) -> Iterator[Row]:

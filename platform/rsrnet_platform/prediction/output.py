@@ -37,23 +37,25 @@ class Output:
     @property
     def begun(self) -> bool:
         """Whether a job wrote here."""
-        return self._has(JOB)
+        return self._has(SETTINGS)
 
     @property
     def finished(self) -> bool:
-        """Whether a job came to its end here."""
-        return self._has(TABLE)
+        """Whether a job came to its end here, and its table has all that was done since."""
+        return self._has(TABLE) and self._has(ledger.TOLD)
 
     def require_own(self) -> None:
-        """Refuse a folder with pictures that no job wrote.
+        """Refuse a folder with files of the names that a job writes, or removes, but that no job wrote.
 
         Raises:
-            UserError: naming the folder.
+            UserError: naming the first.
         """
-        for folder in (ledger.MASKS, ledger.OVERLAYS):
-            if not self.begun and self._has(folder):
+        if self.begun:
+            return
+        for name in (ledger.MASKS, ledger.OVERLAYS, JOB, TABLE):
+            if self._has(name):
                 raise UserError(
-                    f"output = {self.where}: {self.where}/{folder} is there, and not of a prediction; choose "
+                    f"output = {self.where}: {self.where}/{name} is there, and not of a prediction; choose "
                     "another folder."
                 )
 
@@ -85,14 +87,16 @@ class Output:
             for name in (TABLE, ledger.ROWS):
                 if self._has(name):
                     self.storage.delete(name)
-        self._write(JOB, spec.to_yaml(job))
+        # First what tells that the folder is a job's: killed behind it, the job goes on.
         self._write(SETTINGS, json.dumps(settings, indent=2))
+        self._write(JOB, spec.to_yaml(job))
 
     def finish(self) -> None:
         """Write the table, of the rows of all batches."""
         ledger.merge(self.storage)
         rows = ledger.rows(self.storage)
         table.write(self.storage, TABLE, ({k: v for k, v in row.items() if k != table.STAMP} for row in rows))
+        self._write(ledger.TOLD, "")
 
     def _has(self, name: str) -> bool:
         from pyarrow.fs import FileType

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,6 +47,7 @@ class Ledger:
         self._attempt_id = attempt_id
         self._on_end = on_end
         self._open: dict[int, Tracker] = {}
+        self._begun_now: dict[int, Tracker] = {}
         self._begun = time.monotonic() - max((trial.ended for trial in journal.in_order()), default=0.0)
 
     @property
@@ -71,18 +71,14 @@ class Ledger:
         trial.status, trial.error, trial.over = "running", None, None
         # First of all the point: a run without it could become another trial's after a kill.
         self.journal.keep(trial)
-        tracker = Tracker.of_attempt(
-            self._parent.uri,
+        self._open[index] = self._begun_now[index] = self._parent.child(
             self.job.tracking,
             training.name,
             f"{self._attempt_id}/{index}",
             params=spec.flatten(training),
-            tags={"mlflow.parentRunId": self._parent.run_id, "trial": str(index)},
+            tags={"trial": str(index)},
             job_yaml=spec.to_yaml(training),
         )
-        trial.run_id = tracker.run_id
-        self._open[index] = tracker
-        self.journal.keep(trial)
 
     def hear(self, index: int, result: Mapping[str, Any]) -> None:
         """A trial reports an epoch, or why it cannot go on.
@@ -139,9 +135,15 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with ExitStack() as every:  # the others are closed too if one cannot be
-            for tracker in self._open.values():
-                every.callback(tracker.finish, "KILLED")
+        for tracker in self._open.values():
+            tracker.finish("KILLED")
+        if kind is None:
+            self._parent.flush()
+        for index, tracker in self._begun_now.items():
+            trial = self.journal.trials[index]
+            if tracker.known_id not in (None, trial.run_id):
+                trial.run_id = tracker.known_id
+                self.journal.keep(trial)
 
 
 def _outcome(trial: Trial, error: str | None) -> Status:

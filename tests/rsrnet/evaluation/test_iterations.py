@@ -37,8 +37,8 @@ class With(torch.nn.Module):
         super().__init__()
         self.model, self.options = model, options
 
-    def forward(self, images: torch.Tensor) -> RSRNetOutput:
-        return self.model(images, *self.options)
+    def forward(self, images: torch.Tensor, **how: bool) -> RSRNetOutput:
+        return self.model(images, *self.options, **how)
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_stopwatch_times_every_way_on_the_same_images(
     seen: list[tuple[int, float | None]] = []
 
     class Counting(RSRNet):
-        def forward(self, images, iterations=None, tolerance=None):  # type: ignore[no-untyped-def]
+        def forward(self, images, iterations=None, tolerance=None, **how):  # type: ignore[no-untyped-def]
             assert iterations == K
             seen.append((len(images), tolerance))
-            return super().forward(images, iterations, tolerance)
+            return super().forward(images, iterations, tolerance, **how)
 
     counting = Counting(model.config).eval()
     watch = Stopwatch(counting, squares, iterations=K, tolerances=(0.9, 0.1), rounds=3, **HOW)
