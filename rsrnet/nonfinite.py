@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,10 @@ MOST_IN_A_ROW = 10
 
 class DivergedError(RuntimeError):
     """Raised when the loss is no longer a number."""
+
+
+_Part: TypeAlias = tuple[float, list[str], Tensor, Tensor]
+"""Loss, paths, images and masks of one rank."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def gather(epoch: int, step: int, loss: float, batch: dict[str, Any], dataset: A
         batch: of this rank.
         dataset: has the ``composites`` that the batch's indices mean.
     """
-    own = None
+    own: _Part | None = None
     if not torch.tensor(loss).isfinite():
         paths = [dataset.composites[index].path for index in batch["index"].tolist()]
         own = loss, paths, batch["image"].cpu(), batch["mask"].cpu()
@@ -69,7 +73,12 @@ def gather(epoch: int, step: int, loss: float, batch: dict[str, Any], dataset: A
     if dist.is_initialized():
         parts = [None] * dist.get_world_size()
         dist.all_gather_object(parts, own)
-    losses, paths, images, masks = zip(*(part for part in parts if part is not None), strict=True)
+    bad = [part for part in parts if part is not None]
     return BadBatch(
-        epoch, step, losses[0], [path for part in paths for path in part], torch.cat(images), torch.cat(masks)
+        epoch,
+        step,
+        bad[0][0],
+        [path for _, paths, _, _ in bad for path in paths],
+        torch.cat([image for _, _, image, _ in bad]),
+        torch.cat([mask for _, _, _, mask in bad]),
     )

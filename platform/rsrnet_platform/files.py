@@ -20,3 +20,12 @@ def whole(path: Path, write: Callable[[Path], Any]) -> Path:
     write(partial)
     os.replace(partial, path)
     return path
+
+
+def unused(path: Path) -> Path:
+    """A path that nothing has: the given one, or the first of those with a number behind its name."""
+    return next(
+        each
+        for each in (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 10**6)))
+        if not each.exists()
+    )

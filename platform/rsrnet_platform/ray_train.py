@@ -13,9 +13,11 @@ import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.callback import UserCallback
 
+from rsrnet import checkpoint
 from rsrnet.engine import BEST
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.restart import Start, newest_intact
 from rsrnet_platform.runs import Run
 from rsrnet_platform.worker import Task, train
 
@@ -65,8 +67,18 @@ def fit(task: Task, folder: Run, place: Cluster) -> Path:
         result = trainer.fit()
     except TrainingFailedError as error:
         raise cause_of(error) from error
-    best, _ = max(result.best_checkpoints or [], key=lambda kept: kept[1][BEST])
+    # The same epoch may be there twice, once damaged and once trained again.
+    intact = [kept for kept in result.best_checkpoints or [] if _is_intact(Path(kept[0].path))]
+    best, _ = max(intact, key=lambda kept: kept[1][BEST])
     return Path(best.path)
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        checkpoint.verify(folder)
+    except checkpoint.CheckpointError:
+        return False
+    return True
 
 
 class StopOnUserError(UserCallback):
@@ -91,6 +103,11 @@ def _worker(config: dict[str, Task]) -> None:
     train(config["task"], RayHost())
 
 
+def _older(newest: Path) -> list[Path]:
+    """The checkpoints beside one that are older than it, oldest first."""
+    return [folder for folder in sorted(newest.parent.glob("checkpoint_*")) if folder.name < newest.name]
+
+
 class RayHost:
     """A worker of Ray Train."""
 
@@ -101,14 +118,14 @@ class RayHost:
         self.device = ray.train.torch.get_device()
 
     @contextmanager
-    def newest(self) -> Iterator[Path | None]:
+    def newest(self) -> Iterator[Start]:
         """See :class:`Host`."""
         newest = ray.train.get_checkpoint()
         if newest is None:
-            yield None
+            yield Start(None)
             return
-        with newest.as_directory() as folder:
-            yield Path(folder)
+        # Ray names them by time. The others are looked at only if this one is damaged.
+        yield newest_intact([*_older(Path(newest.path)), Path(newest.path)])
 
     def repeat(self, metrics: dict[str, Any]) -> None:
         """See :class:`rsrnet_platform.search.cross_validation.TrialHost`."""

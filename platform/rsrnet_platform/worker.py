@@ -25,8 +25,11 @@ from rsrnet.data.sampler import ShardedBatches, evaluation_batches
 from rsrnet.data.selection import keep
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
+from rsrnet.nonfinite import BadBatch
+from rsrnet_platform.files import unused, whole
 from rsrnet_platform.pictures import Pictures, evenly
 from rsrnet_platform.progress import Reporter
+from rsrnet_platform.restart import Start, newest_intact
 from rsrnet_platform.spec import TrainJob
 from rsrnet_platform.terminal import duration
 from rsrnet_platform.tracking import HASTE, Tracker, TrackingError
@@ -58,8 +61,8 @@ class Host(Protocol):
     world_size: int
     device: torch.device
 
-    def newest(self) -> AbstractContextManager[Path | None]:
-        """Context: the folder of the newest checkpoint, or None."""
+    def newest(self) -> AbstractContextManager[Start]:
+        """Context: the newest checkpoint that is intact."""
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """Keep a checkpoint that ``write`` puts into a folder; every rank calls it, rank 0 writes."""
@@ -81,10 +84,13 @@ class LocalHost:
         self.device = torch.device("cuda" if use_gpu else "cpu")
 
     @contextmanager
-    def newest(self) -> Iterator[Path | None]:
-        """See :class:`Host`."""
+    def newest(self) -> Iterator[Start]:
+        """See :class:`Host`; a damaged checkpoint is put aside, as its epoch is trained again."""
         kept = self.checkpoints()
-        yield kept[-1] if kept else None
+        start = newest_intact(kept)
+        for folder in kept[len(kept) - len(start.damaged) :]:
+            folder.rename(unused(folder.with_name(f"damaged-{folder.name}")))
+        yield start
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """See :class:`Host`."""
@@ -109,15 +115,15 @@ class LocalHost:
 def train(task: Task, host: Host) -> None:
     """Train one worker's part up to the last epoch, from the newest checkpoint if there is one."""
     job = task.job
-    with host.newest() as folder:
-        training = begin(job, host, folder)
+    with host.newest() as start:
+        training = begin(job, host, start.folder)
     train_set, val_set = (
         keep(part, lambda composite: composite.path not in task.skipped)
         for part in read_train_val(job.data, job.fit.seed)
     )
     observer = Observer(task, host, val_set) if host.rank == 0 else None
     if observer:
-        observer.catch_up(training)
+        observer.catch_up(training, start.damaged)
 
     def on_epoch(training: engine.Training) -> None:
         host.report(training.metrics, training.save)
@@ -129,7 +135,16 @@ def train(task: Task, host: Host) -> None:
             *loaders(job, train_set, val_set, host),
             on_epoch=on_epoch,
             on_step=observer.step_done if observer else lambda progress: None,
+            keep=lambda batch: _keep(batch, Path(task.progress).parent, host.rank),
         )
+
+
+def _keep(batch: BadBatch, folder: Path, rank: int) -> str:
+    """Save the batch that ended a training; its file."""
+    path = folder / f"bad_batch-epoch{batch.epoch:03d}-step{batch.step:06d}.safetensors"
+    if rank == 0:
+        whole(path, lambda partial: partial.write_bytes(batch.to_bytes()))
+    return str(path)
 
 
 def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:
@@ -182,8 +197,10 @@ class Observer:
         )
         self.pictures = Pictures(task.job.data.root, evenly(val_set), task.job.data.size)
 
-    def catch_up(self, training: engine.Training) -> None:
+    def catch_up(self, training: engine.Training, damaged: Sequence[str]) -> None:
         """Log what a checkpoint knows and the run does not: the worker may have died between the two."""
+        for message in damaged:
+            self.reporter.milestone(f"{message} The one before it is used.", self.done)
         self.tracker.log_epochs(enumerate(training.history, start=1))
         if training.epoch:
             text = f"Going on after epoch {training.epoch} of {self.epochs}."

@@ -166,6 +166,63 @@ def test_an_interrupted_training_goes_on_in_the_same_run(make_job, history, monk
     assert interrupted == [value for _, value in history(whole, "train/loss")]
 
 
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
+def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(
+    make_job, history, monkeypatch, capsys, damage, record_property
+) -> None:
+    from rsrnet_platform import worker
+
+    # So that the newest is not the only one.
+    job, whole = make_job(fit__epochs=4), make_job(name="whole", fit__epochs=4, tracking__experiment="whole")
+    done = worker.Observer.epoch_done
+
+    def break_after_third(self, training):
+        done(self, training)
+        if training.epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker.Observer, "epoch_done", break_after_third)
+    monkeypatch.setattr(worker.LocalHost, "best", lambda self: self.checkpoints()[0])
+    with pytest.raises(KeyboardInterrupt):
+        train.run(job, fresh=False)
+    monkeypatch.undo()
+    kept = sorted(Path(job.storage, job.name, "attempt-1").glob("checkpoint-*"))
+    assert len(kept) == 2
+    weights = kept[-1] / checkpoint.WEIGHTS
+    data = bytearray(weights.read_bytes())
+    if damage == "truncated":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    capsys.readouterr()
+    train.run(job, fresh=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.safetensors: damaged" in said
+    assert "Going on after epoch 1 of 4" in said
+    train.run(whole, fresh=False)
+    assert [step for step, _ in history(job, "train/loss")] == [1, 2, 3, 4]
+    assert history(job, "train/loss") == history(whole, "train/loss")
+    (run,) = runs_of(job)
+    assert run.info.status == "FINISHED"
+    record_property("fault", f"newest checkpoint {damage}")
+    record_property("outcome", "refused by its SHA-256, the one before it used; 4 of 4 epochs, same losses")
+
+
+def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
+    from rsrnet_platform import worker
+
+    job = make_job()
+    monkeypatch.setattr(worker.Observer, "epoch_done", lambda self, training: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.run(job, fresh=False)
+    monkeypatch.undo()
+    (only,) = Path(job.storage, job.name, "attempt-1").glob("checkpoint-*")
+    (only / checkpoint.TRAINING).write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of the run is intact(.|\n)*--fresh"):
+        train.run(job, fresh=False)
+
+
 def test_only_the_best_and_the_newest_checkpoint_stay(make_job) -> None:
     job = make_job(fit__epochs=6)
     train.run(job, fresh=False)

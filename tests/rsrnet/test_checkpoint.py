@@ -70,3 +70,38 @@ def test_code_in_a_training_state_is_not_executed(folder, tmp_path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match=r"training\.pt"):
         checkpoint.load_training(folder)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.TRAINING, checkpoint.CONFIG])
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
+def test_damaged_files_are_refused_by_their_checksum(folder, name, damage) -> None:
+    checkpoint.verify(folder)
+    data = bytearray((folder / name).read_bytes())
+    if damage == "truncated":
+        del data[-1]
+    elif name == checkpoint.CONFIG:
+        at = data.index(b"0.5")
+        data[at] ^= 1
+    else:
+        data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(checkpoint.CheckpointError, match=rf"{name}: damaged"):
+        checkpoint.verify(folder)
+
+
+def test_a_folder_without_checksums_is_of_an_earlier_release_and_is_read(folder, tiny) -> None:
+    values = json.loads((folder / checkpoint.CONFIG).read_text())
+    del values["sha256"]
+    (folder / checkpoint.CONFIG).write_text(json.dumps(values))
+    checkpoint.verify(folder)
+    assert checkpoint.read_card(folder).epoch == 4
+    assert checkpoint.load_training(folder) == {"epoch": 4}
+
+
+def test_a_card_that_is_replaced_keeps_the_checksums(folder, tiny) -> None:
+    checkpoint.write_card(folder, checkpoint.ModelCard(tiny, 32, 9, {}))
+    checkpoint.verify(folder)
+    assert checkpoint.read_card(folder).epoch == 9
+    (folder / checkpoint.WEIGHTS).write_bytes((folder / checkpoint.WEIGHTS).read_bytes()[:-1])
+    with pytest.raises(checkpoint.CheckpointError, match="SHA-256"):
+        checkpoint.load_model(folder)

@@ -128,12 +128,93 @@ def test_evaluation_is_the_mean_over_images_for_any_batch_size(squares, tiny) ->
     assert results[0]["val/m_rsr/iou"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
 
 
-def test_diverged_loss_stops_the_training(squares, tiny, recipe) -> None:
+class Spoiling:
+    """Loads batches, and puts a NaN into the images of some of them, counted over all epochs from 0."""
+
+    def __init__(self, batches: torch.utils.data.DataLoader, spoiled: set[int]) -> None:
+        self.batches, self.spoiled, self.count = batches, spoiled, 0
+        self.batch_sampler, self.dataset = batches.batch_sampler, batches.dataset
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        for batch in self.batches:
+            if self.count in self.spoiled:
+                batch["image"][0, 0, 0, 0] = float("nan")
+            self.count += 1
+            yield batch
+
+
+def run_spoiled(training: engine.Training, root: Path, spoiled: set[int], **how) -> engine.Training:
+    train, val = loaders(root, training.config)
+    training.run(Spoiling(train, spoiled), val, on_epoch=lambda _: None, **how)
+    return training
+
+
+def test_a_loss_that_is_no_number_stops_the_training_before_its_step(squares, tiny, recipe) -> None:
+    kept = []
     training = start(tiny, recipe)
-    with torch.no_grad():
-        training.model.decoder.mask.bias.fill_(float("nan"))
-    with pytest.raises((engine.DivergedError, RuntimeError)):
-        run(training, squares)
+    with pytest.raises(engine.DivergedError, match=r"epoch 2, step 1 is nan.*saved as here") as error:
+        run_spoiled(training, squares, {3}, keep=lambda batch: kept.append(batch) or "here")
+    (batch,) = kept
+    assert (batch.epoch, batch.step) == (2, 1)
+    assert torch.isnan(batch.image[0, 0, 0, 0])
+    assert batch.image.shape == (len(batch.paths), 3, SIZE, SIZE)
+    named = {composite.path for composite in read_list(squares, "le50_train.txt")}
+    assert set(batch.paths) <= named
+    assert all(path in str(error.value) for path in batch.paths)
+    after_one = run(start(tiny, replace(recipe, epochs=1)), squares)
+    for (name, value), expected in zip(
+        training.model.named_parameters(), after_one.model.parameters(), strict=True
+    ):
+        assert torch.equal(value, expected), name
+
+
+def test_a_step_without_a_finite_loss_is_left_out_and_counted(squares, tiny, recipe) -> None:
+    recipe = replace(recipe, on_nonfinite="skip")
+    training = run_spoiled(start(tiny, recipe), squares, {1, 3})
+    assert [metrics["train/skipped_steps"] for metrics in training.history][:3] == [1, 1, 0][: recipe.epochs]
+    assert all(torch.isfinite(value).all() for value in training.model.state_dict().values())
+    assert all(loss > 0 for loss in losses(training))
+
+
+def test_ten_bad_steps_in_a_row_are_no_bad_batch(squares, tiny, recipe) -> None:
+    training = start(tiny, replace(recipe, on_nonfinite="skip", epochs=20))
+    with pytest.raises(engine.DivergedError, match="10th such step in a row"):
+        run_spoiled(training, squares, set(range(2, 100)))
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4])
+def test_a_training_stopped_in_an_epoch_goes_on_to_the_same_numbers(
+    squares, tiny, recipe, tmp_path, stop_at
+) -> None:
+    class After:
+        """Asks to stop once some steps are done."""
+
+        steps = 0
+
+        def asked(self) -> bool:
+            self.steps += 1
+            return self.steps >= stop_at
+
+        def due(self) -> bool:
+            return False
+
+        look = due
+
+    whole = run(start(tiny, recipe), squares)
+    stopped = start(tiny, recipe)
+    assert not stopped.run(*loaders(squares, recipe), on_epoch=lambda _: None, notice=After())
+    assert 0 < stopped.epoch * 3 + stopped.partial.step < recipe.epochs * 3
+    stopped.save_partial(tmp_path, stopped.sums_of_all_ranks())
+    resumed = start(tiny, replace(recipe, seed=recipe.seed))
+    resumed.resume(tmp_path)
+    assert resumed.partial.step == stopped.partial.step
+    run(resumed, squares)
+    assert losses(resumed) == losses(whole)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
 def test_bfloat16_trains(squares, tiny, recipe) -> None:
