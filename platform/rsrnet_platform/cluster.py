@@ -79,6 +79,18 @@ class ClusterConfig(PoolConfig):
 
 
 @dataclass(frozen=True)
+class TrainClusterConfig(ClusterConfig):
+    """How many workers a training has, what each holds, where they run, and how it ends early."""
+
+    grace: float = 10
+    """Seconds that a training has to write a checkpoint after SIGTERM or Ctrl-C, before the job ends."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, grace=(self.grace >= 0, "a number of seconds, at least 0"))
+
+
+@dataclass(frozen=True)
 class Node:
     """What one machine of a cluster has in all."""
 

@@ -19,7 +19,7 @@ from rsrnet.model.config import ABLATIONS, RSRNetConfig
 from rsrnet.recipe import FitConfig
 from rsrnet_platform.ablation import rows as ablation_rows
 from rsrnet_platform.checking import build, key_of, leaves
-from rsrnet_platform.cluster import ClusterConfig, PoolConfig
+from rsrnet_platform.cluster import ClusterConfig, PoolConfig, TrainClusterConfig
 from rsrnet_platform.search import space
 from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.store import TrackingConfig
@@ -44,7 +44,7 @@ class TrainJob:
     model: RSRNetConfig = field(default_factory=RSRNetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: TrainClusterConfig = field(default_factory=TrainClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     storage: str = "~/rsrnet/runs"

@@ -1,8 +1,8 @@
 """How far a training is: written by its first worker, shown where the job was started.
 
-The worker appends events to ``progress.jsonl`` in the folder of the attempt, which every machine reaches; the
-driver follows the file. So the terminal shows one live line in place of the output of many processes, and the
-file tells later what happened when.
+The worker tells events, which are appended to ``progress.jsonl`` in the folder of the attempt, on the disk of the
+driver; the driver follows the file. So the terminal shows one live line in place of the output of many processes,
+and the file tells later what happened when.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+PROGRESS = "progress.jsonl"
+"""The file, in the folder of an attempt."""
 
 SECONDS_BETWEEN_STEPS = 1.0
 SECONDS_BETWEEN_LINES = 10.0
@@ -41,15 +44,14 @@ class Event:
 
 
 class Reporter:
-    """Writes events; rank 0 has one.
+    """Tells events; rank 0 has one.
 
     Args:
-        path: the file, made if missing.
+        tell: takes the lines of the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
         self._last_step = 0.0
 
     def due(self) -> bool:
@@ -59,15 +61,22 @@ class Reporter:
     def step(self, text: str, done: float) -> None:
         """Report a step."""
         self._last_step = time.monotonic()
-        self._append(Event(text, done, milestone=False))
+        self._event(Event(text, done, milestone=False))
 
     def milestone(self, text: str, done: float) -> None:
         """Report something that shall stay on the screen."""
-        self._append(Event(text, done, milestone=True))
+        self._event(Event(text, done, milestone=True))
 
-    def _append(self, event: Event) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), **asdict(event)}) + "\n")
+    def _event(self, event: Event) -> None:
+        self._tell(json.dumps({"time": time.time(), **asdict(event)}))
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file of events, which is made if missing; on a full disk the line is lost."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
 
 @contextmanager

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import ray.train
 import ray.train.torch
+from pyarrow.fs import LocalFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.callback import UserCallback
 
-from rsrnet import checkpoint
+from rsrnet.checkpoint import read_card
 from rsrnet.engine import BEST
+from rsrnet_platform.channel import open_channel
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
-from rsrnet_platform.restart import Start, newest_intact
+from rsrnet_platform.interruption import Interruption, Stopped
+from rsrnet_platform.progress import PROGRESS, SECONDS_BETWEEN_LOOKS
+from rsrnet_platform.ray_host import RayTrainHost
+from rsrnet_platform.restart import damage
 from rsrnet_platform.runs import Run
+from rsrnet_platform.shelf import Shelf
+from rsrnet_platform.terminal import console
 from rsrnet_platform.worker import Task, train
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
     from ray.train.v2._internal.execution.context import TrainRunContext
 
 KEPT = 2
 """Checkpoints of a run that stay, the best by validation IoU; the newest stays besides."""
 
 
-def fit(task: Task, folder: Run, place: Cluster) -> Path:
+def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> Path:
     """Train up to the last epoch.
 
     Ray Train knows the attempt by its folder: an interrupted one goes on, a finished one returns at once.
@@ -37,17 +45,20 @@ def fit(task: Task, folder: Run, place: Cluster) -> Path:
         task: what to train.
         folder: the run's folder; checkpoints go into that of its attempt.
         place: the cluster.
+        interruption: tells the training to stop.
 
     Returns:
         The folder of the best checkpoint.
 
     Raises:
+        Stopped: if it was told to stop.
         UserError: (and the other errors of ``errors.USER_ERRORS``) if a worker met what only the user can mend.
         TrainingFailedError: if it failed otherwise, more often than the job allows.
     """
+    channel = open_channel(folder.folder / folder.attempt / PROGRESS)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"task": task},
+        train_loop_config={"task": task, "channel": channel},
         scaling_config=ScalingConfig(
             num_workers=place.workers,
             use_gpu=place.use_gpu,
@@ -63,79 +74,61 @@ def fit(task: Task, folder: Run, place: Cluster) -> Path:
             callbacks=[StopOnUserError()],  # type: ignore[list-item]
         ),
     )
+    shelf = Shelf(LocalFileSystem(), str(folder.folder / folder.attempt))
+    if aside := shelf.put_unusable_snapshot_aside():
+        console.print(f"Ray Train's list of checkpoints cannot be used, and was put aside: {aside}")
     try:
-        result = trainer.fit()
+        _wait(trainer, channel, interruption)
     except TrainingFailedError as error:
         raise cause_of(error) from error
-    # The same epoch may be there twice, once damaged and once trained again.
-    intact = [kept for kept in result.best_checkpoints or [] if _is_intact(Path(kept[0].path))]
-    best, _ = max(intact, key=lambda kept: kept[1][BEST])
-    return Path(best.path)
+    # Not Ray Train's list: it may have been put aside, or tell of an epoch that was damaged and trained again.
+    intact = [each for each in map(Path(shelf.path).joinpath, shelf.checkpoints()) if damage(each) is None]
+    return max(intact, key=lambda each: read_card(each).metrics[BEST])
 
 
-def _is_intact(folder: Path) -> bool:
-    try:
-        checkpoint.verify(folder)
-    except checkpoint.CheckpointError:
-        return False
-    return True
+def _wait(trainer: ray.train.torch.TorchTrainer, channel: ActorHandle, interruption: Interruption) -> None:
+    """Run a trainer to its end, and hand on the question to stop.
+
+    In a thread of its own: Ray Train would take SIGINT for itself, and end the workers at once.
+    """
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not interruption.asked():
+        with suppress(TimeoutError):
+            outcome.result(SECONDS_BETWEEN_LOOKS)
+            return
+    channel.stop.remote()
+    outcome.result()
 
 
 class StopOnUserError(UserCallback):
-    """Ends a training at once when a worker meets what only the user can mend: trying again would not help."""
+    """Ends a training at once when a worker meets what only the user can mend, or was told to stop."""
 
     def after_exception(self, run_context: TrainRunContext, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the user's error in the controller; unlike the workers' own errors, Ray does not retry it."""
+        """Raise the worker's error in the controller; unlike errors in the workers, Ray does not retry it."""
         for error in worker_exceptions.values():
-            if is_user_error(error):
+            if _ends_all(error):
                 raise error
 
 
 def cause_of(error: Exception) -> Exception:
-    """The message for the user among the errors of workers and controller, where there is one."""
+    """What ended it all among the errors of workers and controller, where there is one: a message for the user."""
     failures = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
     causes = [cause for failure in failures for cause in (failure, getattr(failure, "__cause__", None))]
-    return next((cause for cause in causes if isinstance(cause, Exception) and is_user_error(cause)), error)
+    return next((cause for cause in causes if isinstance(cause, Exception) and _ends_all(cause)), error)
 
 
-def _worker(config: dict[str, Task]) -> None:
+def _ends_all(error: Exception) -> bool:
+    return is_user_error(error) or isinstance(error, Stopped)
+
+
+def _worker(config: dict[str, Any]) -> None:
     """Entry point of Ray Train's workers."""
-    train(config["task"], RayHost())
-
-
-def _older(newest: Path) -> list[Path]:
-    """The checkpoints beside one that are older than it, oldest first."""
-    return [folder for folder in sorted(newest.parent.glob("checkpoint_*")) if folder.name < newest.name]
-
-
-class RayHost:
-    """A worker of Ray Train."""
-
-    def __init__(self) -> None:
-        context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self.device = ray.train.torch.get_device()
-
-    @contextmanager
-    def newest(self) -> Iterator[Start]:
-        """See :class:`Host`."""
-        newest = ray.train.get_checkpoint()
-        if newest is None:
-            yield Start(None)
-            return
-        # Ray names them by time. The others are looked at only if this one is damaged.
-        yield newest_intact([*_older(Path(newest.path)), Path(newest.path)])
-
-    def repeat(self, metrics: dict[str, Any]) -> None:
-        """See :class:`rsrnet_platform.search.cross_validation.TrialHost`."""
-        ray.train.report(metrics)
-
-    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
-        """See :class:`Host`."""
-        if self.rank != 0:
-            ray.train.report(metrics)
-            return
-        with TemporaryDirectory() as folder:
-            write(Path(folder))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    train(config["task"], RayTrainHost(config["channel"]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsrnet import checkpoint
+
+INTERRUPTED = "interrupted"
+"""Name, beside the epochs' checkpoints, of the one that a training wrote when it was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -20,26 +24,55 @@ class Start:
     """Messages about the newer checkpoints that could not be used."""
 
 
-def newest_intact(folders: Sequence[Path]) -> Start:
+Fetch = Callable[[str], AbstractContextManager[Path]]
+"""Gives the folder of a checkpoint, by its name, for a while."""
+
+
+@contextmanager
+def newest_intact(names: Sequence[str], fetch: Fetch) -> Iterator[Start]:
     """The newest checkpoint without damage; every rank that asks gets the same answer.
 
     Args:
-        folders: of the checkpoints, oldest first.
+        names: of the checkpoints, oldest first.
+        fetch: gives their folders.
 
     Raises:
         CheckpointError: if there are checkpoints, but none is intact.
     """
     damaged: list[str] = []
-    for folder in reversed(folders):
-        try:
-            checkpoint.verify(folder)
-        except checkpoint.CheckpointError as error:
-            damaged.append(str(error))
-        else:
-            return Start(folder, tuple(damaged))
+    for name in reversed(names):
+        with fetch(name) as folder:
+            message = damage(folder)
+            if message is None:
+                yield Start(folder, tuple(damaged))
+                return
+            damaged.append(message)
     if damaged:
         lines = "\n  ".join(damaged)
         raise checkpoint.CheckpointError(
             f"no checkpoint of the run is intact:\n  {lines}\nBring one back, or start over with --fresh."
         )
-    return Start(None)
+    yield Start(None)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is as it was written."""
+    try:
+        checkpoint.verify(folder)
+    except checkpoint.CheckpointError as error:
+        return str(error)
+    return None
+
+
+def is_further(interrupted: str, newest: str | None, fetch: Fetch) -> bool:
+    """Whether an interrupted epoch's checkpoint goes on behind the newest whole epoch's.
+
+    It does not where the job died after the next epoch's checkpoint and before this one was deleted.
+    """
+    if newest is None:
+        return True
+    try:
+        with fetch(interrupted) as partial, fetch(newest) as whole:
+            return checkpoint.read_card(partial).epoch >= checkpoint.read_card(whole).epoch
+    except checkpoint.CheckpointError:
+        return True  # whichever is damaged is found out, and told, when it is to be used

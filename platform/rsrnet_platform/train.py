@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsrnet_platform import cluster, preflight, provenance, registry, runs, spec
 from rsrnet_platform.calibration import calibrate
+from rsrnet_platform.interruption import Stopped, graceful
 from rsrnet_platform.outage import patiently
-from rsrnet_platform.progress import follow
+from rsrnet_platform.progress import PROGRESS, follow
 from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
 from rsrnet_platform.tracking import Tracker
@@ -73,11 +75,9 @@ def _train(
     ) as tracker:
         counts = {"training": data.train, "validation": data.val, "skipped": len(data.skipped)}
         tracker.log_dataset(job.data.root, data.fingerprint, "training", counts)
-        progress = folder.folder / folder.attempt / "progress.jsonl"
-        unsent = progress.with_name("unsent")
-        task = Task(job, uri, tracker.run_id, str(progress), frozenset(data.skipped), str(unsent))
-        with follow(progress, console):
-            best = _fit(task, folder, place)
+        unsent = folder.folder / folder.attempt / "unsent"
+        task = Task(job, uri, tracker.run_id, frozenset(data.skipped), str(unsent))
+        best = _fit(task, folder, place)
         card = read_card(best)
         console.print(f"Best epoch: {card.epoch}, validation IoU {card.metrics['val/iou']:.3f}.")
         usable = [each for each in val if each.path not in task.skipped]
@@ -111,13 +111,25 @@ def _train(
 
 
 def _fit(task: Task, folder: runs.Run, place: cluster.Cluster) -> Path:
-    """Train up to the last epoch; the folder of the best checkpoint."""
-    if place.address is not None:
-        from rsrnet_platform.ray_train import fit
+    """Train up to the last epoch; the folder of the best checkpoint.
 
-        return fit(task, folder, place)
-    from rsrnet_platform.worker import LocalHost, train
+    Raises:
+        SystemExit: if a signal ended it.
+    """
+    attempt = folder.folder / folder.attempt
+    with graceful(task.job.cluster.grace, console) as interruption:
+        try:
+            with follow(attempt / PROGRESS, console):
+                if place.address is not None:
+                    from rsrnet_platform.ray_train import fit
 
-    host = LocalHost(folder.folder / folder.attempt, place.use_gpu)
-    train(task, host)
-    return host.best()
+                    return fit(task, folder, place, interruption)
+                from rsrnet_platform.host import LocalHost
+                from rsrnet_platform.worker import train
+
+                host = LocalHost(attempt, place.use_gpu, interruption)
+                train(task, host)
+                return host.best()
+        except Stopped as stopped:
+            console.print(str(stopped))
+            sys.exit(interruption.exit_code)

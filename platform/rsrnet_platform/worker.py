@@ -1,22 +1,22 @@
 """What every worker of a training does: the engine's loop, fed with its share of the data and told to report.
 
-The loop is the same in one process and on a cluster; a :class:`Host` is all that differs.
+The loop is the same in one process and on a cluster; a :class:`~rsrnet_platform.host.TrainHost` is all that differs.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
 import torch
 
-from rsrnet import checkpoint, engine
+from rsrnet import engine
+from rsrnet.agreement import any_rank
 from rsrnet.data.iharmony4 import IHarmony4
 from rsrnet.data.lists import read_train_val
 from rsrnet.data.loader import loader
@@ -26,10 +26,10 @@ from rsrnet.data.selection import keep
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import BadBatch
-from rsrnet_platform.files import unused, whole
+from rsrnet_platform.host import Host, TrainHost
+from rsrnet_platform.interruption import Stopped
 from rsrnet_platform.pictures import Pictures, evenly
 from rsrnet_platform.progress import Reporter
-from rsrnet_platform.restart import Start, newest_intact
 from rsrnet_platform.spec import TrainJob
 from rsrnet_platform.terminal import duration
 from rsrnet_platform.tracking import HASTE, Tracker, TrackingError
@@ -44,9 +44,6 @@ class Task:
     job: TrainJob
     tracking_uri: str
     mlflow_run_id: str
-    progress: str
-    """File that rank 0 reports to; see :mod:`rsrnet_platform.progress`."""
-
     skipped: frozenset[str] = frozenset()
     """Paths of composites that cannot be used."""
 
@@ -54,66 +51,12 @@ class Task:
     """Folder for pictures that MLflow does not have yet, which outlasts the worker; None: a temporary one."""
 
 
-class Host(Protocol):
-    """Where a worker runs: its place among the workers, and where its checkpoints go."""
+def train(task: Task, host: TrainHost) -> None:
+    """Train one worker's part up to the last epoch, from the newest checkpoint if there is one.
 
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def newest(self) -> AbstractContextManager[Start]:
-        """Context: the newest checkpoint that is intact."""
-
-    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
-        """Keep a checkpoint that ``write`` puts into a folder; every rank calls it, rank 0 writes."""
-
-
-class LocalHost:
-    """This process alone: checkpoints in a folder, of which the newest and the best stay.
-
-    Args:
-        folder: of the attempt.
-        use_gpu: whether to compute on a GPU.
+    Raises:
+        Stopped: on every rank, if the training was told to stop; its checkpoint is kept.
     """
-
-    rank = 0
-    world_size = 1
-
-    def __init__(self, folder: Path, use_gpu: bool) -> None:
-        self.folder = folder
-        self.device = torch.device("cuda" if use_gpu else "cpu")
-
-    @contextmanager
-    def newest(self) -> Iterator[Start]:
-        """See :class:`Host`; a damaged checkpoint is put aside, as its epoch is trained again."""
-        kept = self.checkpoints()
-        start = newest_intact(kept)
-        for folder in kept[len(kept) - len(start.damaged) :]:
-            folder.rename(unused(folder.with_name(f"damaged-{folder.name}")))
-        yield start
-
-    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
-        """See :class:`Host`."""
-        partial = self.folder / "partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        write(partial)
-        epoch = checkpoint.read_card(partial).epoch
-        partial.rename(self.folder / f"checkpoint-{epoch:06d}")
-        kept = self.checkpoints()
-        for folder in set(kept) - {self.best(), kept[-1]}:
-            shutil.rmtree(folder)
-
-    def checkpoints(self) -> list[Path]:
-        """Folders of the checkpoints there are, oldest first."""
-        return sorted(self.folder.glob("checkpoint-*"))
-
-    def best(self) -> Path:
-        """The checkpoint with the highest validation IoU, the oldest of equals."""
-        return max(self.checkpoints(), key=lambda folder: checkpoint.read_card(folder).metrics[engine.BEST])
-
-
-def train(task: Task, host: Host) -> None:
-    """Train one worker's part up to the last epoch, from the newest checkpoint if there is one."""
     job = task.job
     with host.newest() as start:
         training = begin(job, host, start.folder)
@@ -131,20 +74,39 @@ def train(task: Task, host: Host) -> None:
             observer.epoch_done(training)
 
     with observer or nullcontext():
-        training.run(
+        while not training.run(
             *loaders(job, train_set, val_set, host),
             on_epoch=on_epoch,
             on_step=observer.step_done if observer else lambda progress: None,
-            keep=lambda batch: _keep(batch, Path(task.progress).parent, host.rank),
-        )
+            keep=lambda batch: _keep(batch, host),
+            notice=host.notice,
+        ):
+            _keep_interrupted(training, host)
+            if observer:
+                observer.interrupted(training)
+            # A machine that is to be taken away is used until it is: only the job's own end is obeyed.
+            if any_rank(host.notice.asked(), host.device):
+                raise Stopped(f"Stopped {place_of(training)}. The same job goes on from there.")
 
 
-def _keep(batch: BadBatch, folder: Path, rank: int) -> str:
+def _keep_interrupted(training: engine.Training, host: TrainHost) -> None:
+    sums = training.sums_of_all_ranks()
+    if host.rank == 0:
+        host.interrupt(lambda folder: training.save_partial(folder, sums))
+
+
+def place_of(training: engine.Training) -> str:
+    """How far a training is, in words."""
+    epochs = training.config.epochs
+    if step := training.partial.step:
+        return f"in epoch {training.epoch + 1} of {epochs}, after step {step}"
+    return f"after epoch {training.epoch} of {epochs}"
+
+
+def _keep(batch: BadBatch, host: TrainHost) -> str:
     """Save the batch that ended a training; its file."""
-    path = folder / f"bad_batch-epoch{batch.epoch:03d}-step{batch.step:06d}.safetensors"
-    if rank == 0:
-        whole(path, lambda partial: partial.write_bytes(batch.to_bytes()))
-    return str(path)
+    name = f"bad_batch-epoch{batch.epoch:03d}-step{batch.step:06d}.safetensors"
+    return host.keep(name, batch.to_bytes()) if host.rank == 0 else name
 
 
 def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:
@@ -183,10 +145,10 @@ class Observer:
     The training does not wait for MLflow, but for what is left to be logged when it ends.
     """
 
-    def __init__(self, task: Task, host: Host, val_set: Sequence[Composite]) -> None:
+    def __init__(self, task: Task, host: TrainHost, val_set: Sequence[Composite]) -> None:
         self.epochs = task.job.fit.epochs
         self.device = host.device
-        self.reporter = Reporter(Path(task.progress))
+        self.reporter = Reporter(host.tell)
         self.done = 0.0
         self.tracker = Tracker.attach(
             task.tracking_uri,
@@ -202,10 +164,13 @@ class Observer:
         for message in damaged:
             self.reporter.milestone(f"{message} The one before it is used.", self.done)
         self.tracker.log_epochs(enumerate(training.history, start=1))
-        if training.epoch:
-            text = f"Going on after epoch {training.epoch} of {self.epochs}."
+        if training.epoch or training.partial.step:
             self.done = training.epoch / self.epochs
-            self.reporter.milestone(text, self.done)
+            self.reporter.milestone(f"Going on {place_of(training)}.", self.done)
+
+    def interrupted(self, training: engine.Training) -> None:
+        """Say that a checkpoint was written in the middle of an epoch."""
+        self.reporter.milestone(f"Checkpoint written {place_of(training)}.", self.done)
 
     def step_done(self, progress: engine.Progress) -> None:
         """Report how far the epoch is, now and then: reading the loss waits for the device."""

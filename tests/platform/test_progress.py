@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from rsrnet_platform.progress import Reporter, follow
+from rsrnet_platform.progress import Reporter, append, follow
 from rsrnet_platform.terminal import duration
 
 
@@ -21,20 +22,22 @@ def shown(path: Path, write, *, terminal: bool = False) -> str:
 
 
 def test_milestones_are_shown_in_order_and_once(tmp_path) -> None:
-    reporter = Reporter(tmp_path / "run" / "progress.jsonl")
+    path = tmp_path / "run" / "progress.jsonl"
+    reporter = Reporter(partial(append, path))
 
     def write() -> None:
         for epoch in (1, 2, 3):
             reporter.milestone(f"epoch {epoch} done", epoch / 3)
 
-    assert shown(reporter.path, write).splitlines() == ["epoch 1 done", "epoch 2 done", "epoch 3 done"]
-    assert "epoch 2 done" in shown(reporter.path, write, terminal=True)
+    assert shown(path, write).splitlines() == ["epoch 1 done", "epoch 2 done", "epoch 3 done"]
+    assert "epoch 2 done" in shown(path, write, terminal=True)
 
 
 def test_what_an_earlier_attempt_reported_is_not_shown_again(tmp_path) -> None:
-    reporter = Reporter(tmp_path / "progress.jsonl")
+    path = tmp_path / "progress.jsonl"
+    reporter = Reporter(partial(append, path))
     reporter.milestone("old", 0.5)
-    assert shown(reporter.path, lambda: reporter.milestone("new", 0.6)) == "new\n"
+    assert shown(path, lambda: reporter.milestone("new", 0.6)) == "new\n"
 
 
 def test_a_line_still_being_written_waits(tmp_path) -> None:
@@ -52,11 +55,12 @@ def test_a_line_still_being_written_waits(tmp_path) -> None:
 
 
 def test_steps_are_thinned_out(tmp_path) -> None:
-    reporter = Reporter(tmp_path / "progress.jsonl")
+    path = tmp_path / "progress.jsonl"
+    reporter = Reporter(partial(append, path))
     for step in range(100):
         if reporter.due():
             reporter.step(f"step {step}", step / 100)
-    assert len(reporter.path.read_text().splitlines()) == 1
+    assert len(path.read_text().splitlines()) == 1
 
 
 def test_durations_read_as_people_say_them() -> None:

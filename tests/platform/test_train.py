@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -166,63 +163,6 @@ def test_an_interrupted_training_goes_on_in_the_same_run(make_job, history, monk
     assert interrupted == [value for _, value in history(whole, "train/loss")]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
-def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(
-    make_job, history, monkeypatch, capsys, damage, record_property
-) -> None:
-    from rsrnet_platform import worker
-
-    # So that the newest is not the only one.
-    job, whole = make_job(fit__epochs=4), make_job(name="whole", fit__epochs=4, tracking__experiment="whole")
-    done = worker.Observer.epoch_done
-
-    def break_after_third(self, training):
-        done(self, training)
-        if training.epoch == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(worker.Observer, "epoch_done", break_after_third)
-    monkeypatch.setattr(worker.LocalHost, "best", lambda self: self.checkpoints()[0])
-    with pytest.raises(KeyboardInterrupt):
-        train.run(job, fresh=False)
-    monkeypatch.undo()
-    kept = sorted(Path(job.storage, job.name, "attempt-1").glob("checkpoint-*"))
-    assert len(kept) == 2
-    weights = kept[-1] / checkpoint.WEIGHTS
-    data = bytearray(weights.read_bytes())
-    if damage == "truncated":
-        del data[len(data) // 2 :]
-    else:
-        data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
-    capsys.readouterr()
-    train.run(job, fresh=False)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "model.safetensors: damaged" in said
-    assert "Going on after epoch 1 of 4" in said
-    train.run(whole, fresh=False)
-    assert [step for step, _ in history(job, "train/loss")] == [1, 2, 3, 4]
-    assert history(job, "train/loss") == history(whole, "train/loss")
-    (run,) = runs_of(job)
-    assert run.info.status == "FINISHED"
-    record_property("fault", f"newest checkpoint {damage}")
-    record_property("outcome", "refused by its SHA-256, the one before it used; 4 of 4 epochs, same losses")
-
-
-def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
-    from rsrnet_platform import worker
-
-    job = make_job()
-    monkeypatch.setattr(worker.Observer, "epoch_done", lambda self, training: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train.run(job, fresh=False)
-    monkeypatch.undo()
-    (only,) = Path(job.storage, job.name, "attempt-1").glob("checkpoint-*")
-    (only / checkpoint.TRAINING).write_bytes(b"")
-    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of the run is intact(.|\n)*--fresh"):
-        train.run(job, fresh=False)
-
-
 def test_only_the_best_and_the_newest_checkpoint_stay(make_job) -> None:
     job = make_job(fit__epochs=6)
     train.run(job, fresh=False)
@@ -313,66 +253,6 @@ def test_two_runs_on_ray_give_the_same_losses(ray_cluster, make_job, history) ->
 
 
 @pytest.mark.ray
-def test_a_killed_worker_costs_no_epoch(ray_cluster, make_job, history) -> None:
-    """SIGKILL to a worker in mid-training: it goes on from the newest checkpoint, every epoch counted once."""
-    job = make_job(cluster__workers=2, fit__epochs=6)
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        state = Path(job.storage, job.name)
-        while not list(state.glob("attempt-1/checkpoint_*")):
-            time.sleep(0.05)
-        for process in psutil.process_iter(["cmdline"]):
-            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process.pid)
-                return
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    train.run(job, fresh=False)
-    killer.join()
-    assert killed, "no worker was found: the test did not test"
-    assert [step for step, _ in history(job, "train/loss")] == [1, 2, 3, 4, 5, 6]
-    (run,) = runs_of(job)
-    assert run.info.status == "FINISHED"
-    undisturbed = make_job(
-        name="undisturbed", cluster__workers=2, fit__epochs=6, tracking__experiment="other"
-    )
-    train.run(undisturbed, fresh=False)
-    assert history(job, "train/loss") == history(undisturbed, "train/loss")
-
-
-@pytest.mark.ray
-def test_a_killed_driver_goes_on_when_started_again(ray_cluster, train_file, make_job, history) -> None:
-    """SIGKILL to `rsrnet run`: the same command continues the same MLflow run."""
-    job = make_job(cluster__workers=2, fit__epochs=8)
-    command = [sys.executable, "-m", "rsrnet_platform", str(train_file)]
-    command += ["--set", "cluster.workers=2", "--set", "fit.epochs=8"]
-    environment = {**os.environ, "RAY_ADDRESS": ray_cluster.address}
-    first = subprocess.Popen(command, env=environment)
-    deadline = time.monotonic() + 120
-    while not list(Path(job.storage).glob("squares/attempt-1/checkpoint_*")):
-        assert first.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    first.kill()
-    first.wait()
-    (run,) = runs_of(job)
-    assert run.info.status == "RUNNING"
-    second = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert second.returncode == 0, second.stderr
-    (again,) = runs_of(job)
-    assert again.info.run_id == run.info.run_id
-    assert again.info.status == "FINISHED"
-    assert [step for step, _ in history(job, "train/loss")] == list(range(1, 9))
-    state = json.loads(Path(job.storage, "squares", "state.json").read_text())
-    assert state["status"] == "finished"
-
-
-@pytest.mark.ray
 def test_what_only_the_user_can_mend_is_not_tried_again(
     ray_cluster, train_file, tmp_path, capsys, monkeypatch
 ) -> None:
@@ -413,20 +293,22 @@ def test_only_the_first_worker_imports_mlflow(make_job, tmp_path) -> None:
     script.write_text("""
 import sys
 from contextlib import nullcontext
+from rsrnet.agreement import NoNotice
+from rsrnet_platform.restart import Start
 import torch
 from rsrnet_platform import spec
 from rsrnet_platform.worker import Task, train
 
 class SecondWorker:
     rank, world_size, device = 1, 2, torch.device("cpu")
-    reported = 0
+    reported, notice = 0, NoNotice()
     def newest(self):
-        return nullcontext(None)
+        return nullcontext(Start(None))
     def report(self, metrics, write):
         self.reported += 1
 
 host = SecondWorker()
-train(Task(spec.load(sys.argv[1]), "sqlite:////nowhere/mlflow.db", "no-run", "/nowhere/progress.jsonl"), host)
+train(Task(spec.load(sys.argv[1]), "sqlite:////nowhere/mlflow.db", "no-run"), host)
 assert host.reported == 3
 assert not {"mlflow", "ray"} & set(sys.modules)
 """)

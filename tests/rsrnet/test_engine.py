@@ -180,9 +180,15 @@ def test_a_step_without_a_finite_loss_is_left_out_and_counted(squares, tiny, rec
 
 
 def test_ten_bad_steps_in_a_row_are_no_bad_batch(squares, tiny, recipe) -> None:
-    training = start(tiny, replace(recipe, on_nonfinite="skip", epochs=20))
-    with pytest.raises(engine.DivergedError, match="10th such step in a row"):
-        run_spoiled(training, squares, set(range(2, 100)))
+    training = start(tiny, replace(recipe, on_nonfinite="skip", epochs=20, batch_size=2))
+    with pytest.raises(engine.DivergedError, match=r"(?s)epoch 2, step 5 .*10th such step in a row"):
+        run_spoiled(training, squares, set(range(1, 100)))
+
+
+def test_an_epoch_without_a_finite_loss_ends_the_training(squares, tiny, recipe) -> None:
+    training = start(tiny, replace(recipe, on_nonfinite="skip"))
+    with pytest.raises(engine.DivergedError, match="no step of epoch 1 had a finite loss"):
+        run_spoiled(training, squares, set(range(100)))
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +21,10 @@ from rsrnet.data.folds import Split, folds
 from rsrnet.data.lists import read_list, read_train_val
 from rsrnet.data.naming import Composite
 from rsrnet.data.selection import keep
+from rsrnet_platform.host import Host
 from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.spec import TrainJob
-from rsrnet_platform.worker import Host, begin, loaders
+from rsrnet_platform.worker import begin, loaders
 
 PROGRESS = "folds.json"
 """File in a trial's checkpoints, beside those of the training: scores of the folds done, and the last report."""
@@ -47,9 +47,6 @@ class TrialTask:
 
 class TrialHost(Host, Protocol):
     """Where a worker of a trial runs."""
-
-    def newest(self) -> AbstractContextManager[Path | None]:
-        """Context: the folder of the newest checkpoint of the trial, or None."""
 
     def repeat(self, metrics: dict[str, Any]) -> None:
         """Report again what the newest checkpoint was reported with: the search may not have heard it."""
@@ -89,8 +86,8 @@ def _usable(composites: Sequence[Composite], skipped: frozenset[str]) -> Sequenc
 def cross_validate(task: TrialTask, host: TrialHost) -> None:
     """Train on every fold up to the last epoch, from the newest checkpoint if there is one."""
     splits = split_into_folds(task.job.data, task.search, task.skipped)
-    with host.newest() as folder:
-        scores, last, training = _resume(task, host, folder)
+    with host.newest() as start:
+        scores, last, training = _resume(task, host, start.folder)
     if last:
         host.repeat(last)
     while True:

@@ -18,6 +18,7 @@ from rsrnet.engine import DivergedError
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.restart import Start
 from rsrnet_platform.search.cross_validation import TrialTask, cross_validate
 from rsrnet_platform.search.schedulers import INDEX, OBJECTIVE
 
@@ -93,11 +94,11 @@ class ActorHost:
         self.device = torch.device("cuda" if use_gpu else "cpu")
 
     @contextmanager
-    def newest(self) -> Iterator[Path | None]:
+    def newest(self) -> Iterator[Start]:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
         for partial in self.folder.glob("partial-*"):
             shutil.rmtree(partial, ignore_errors=True)
-        yield max(self.folder.glob("checkpoint-*"), default=None)
+        yield Start(max(self.folder.glob("checkpoint-*"), default=None))
 
     def repeat(self, metrics: dict[str, Any]) -> None:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""

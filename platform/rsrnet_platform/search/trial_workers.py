@@ -16,7 +16,8 @@ from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from rsrnet_platform.ray_train import RayHost, StopOnUserError, cause_of
+from rsrnet_platform.ray_host import RayHost
+from rsrnet_platform.ray_train import StopOnUserError, cause_of
 from rsrnet_platform.search.cross_validation import cross_validate
 from rsrnet_platform.search.schedulers import INDEX
 from rsrnet_platform.search.trial_actor import Shared, folder_of, task_of, telling

@@ -1,0 +1,198 @@
+"""Checkpoints that are damaged, and disks without room for them: the one before is used, and survives."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from rsrnet import checkpoint
+from rsrnet_platform import host, train, worker
+from rsrnet_platform.shelf import SNAPSHOT
+from tests.faults.processes import (
+    finish,
+    require_no_orphans,
+    require_same_history,
+    start,
+    told,
+    wait_for,
+)
+from tests.platform.conftest import the_run
+
+
+def spoil(path: Path, damage: str) -> None:
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped"])
+def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(
+    make_job, history, monkeypatch, capsys, damage, record_property
+) -> None:
+    # So that the newest is not the only one.
+    job, whole = (
+        make_job(fit__epochs=4),
+        make_job(name="whole", fit__epochs=4, tracking__experiment="whole", tracking__model="whole"),
+    )
+    done = worker.Observer.epoch_done
+
+    def break_after_third(self, training):
+        done(self, training)
+        if training.epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker.Observer, "epoch_done", break_after_third)
+    monkeypatch.setattr(host.LocalHost, "best", lambda self: self.checkpoints()[0])
+    with pytest.raises(KeyboardInterrupt):
+        train.run(job, fresh=False)
+    monkeypatch.undo()
+    kept = sorted(Path(job.storage, job.name, "attempt-1").glob("checkpoint-*"))
+    assert len(kept) == 2
+    weights = kept[-1] / checkpoint.WEIGHTS
+    spoil(weights, damage)
+    capsys.readouterr()
+    train.run(job, fresh=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.safetensors: damaged" in said
+    assert "Going on after epoch 1 of 4" in said
+    train.run(whole, fresh=False)
+    require_same_history(job, whole, 4)
+    record_property("fault", f"newest checkpoint {damage}")
+    record_property(
+        "outcome", "refused by its SHA-256, the one before it used; 4 of 4 epochs, bitwise the same metrics"
+    )
+
+
+def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
+    job = make_job()
+    monkeypatch.setattr(worker.Observer, "epoch_done", lambda self, training: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.run(job, fresh=False)
+    monkeypatch.undo()
+    (only,) = Path(job.storage, job.name, "attempt-1").glob("checkpoint-*")
+    (only / checkpoint.TRAINING).write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of the run is intact(.|\n)*--fresh"):
+        train.run(job, fresh=False)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "its list truncated", "deleted"])
+def test_damage_on_ray_costs_an_epoch_not_the_run(
+    ray_cluster, train_file, make_job, record_property, damage
+) -> None:
+    settings = {"cluster.workers": 2, "fit.epochs": 12}
+    job = make_job(cluster__workers=2, fit__epochs=12)
+    attempt = Path(job.storage, job.name, "attempt-1")
+    first = start(train_file, settings, RAY_ADDRESS=ray_cluster.address)
+    wait_for(lambda: any("epoch 3/12 done" in text for text in told(job)), first)
+    first.kill()
+    finish(first)
+    require_no_orphans()
+    newest = max(attempt.glob("checkpoint_*"))
+    if damage == "deleted":
+        shutil.rmtree(newest)
+    elif damage == "its list truncated":
+        spoil(attempt / SNAPSHOT, "truncated")
+    else:
+        spoil(newest / checkpoint.WEIGHTS, damage)
+    second = start(train_file, settings, RAY_ADDRESS=ray_cluster.address)
+    said = finish(second)
+    assert second.returncode == 0, said
+    if damage in ("truncated", "bit flipped"):
+        assert "model.safetensors: damaged" in said
+    else:
+        assert "Ray Train's list of checkpoints" in said
+    assert "Going on after epoch" in said
+    whole = make_job(
+        name="whole",
+        cluster__workers=2,
+        fit__epochs=12,
+        tracking__experiment="whole",
+        tracking__model="whole",
+    )
+    train.run(whole, fresh=False)
+    require_same_history(job, whole, 12)
+    require_no_orphans()
+    record_property("fault", f"newest checkpoint on Ray {damage}")
+    record_property(
+        "outcome",
+        "told; goes on from the newest intact checkpoint; 12 of 12 epochs, bitwise the same metrics",
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.ray)])
+def test_a_full_disk_leaves_the_checkpoint_before(
+    make_job, small_disk, monkeypatch, request, record_property, workers
+) -> None:
+    if workers:
+        request.getfixturevalue("ray_cluster")
+    settings = {"cluster__workers": workers, "storage": small_disk, "fit__epochs": 4}
+    job = make_job(**settings)
+    attempt = small_disk / job.name / "attempt-1"
+    ballast = small_disk / "ballast"
+
+    def fill_up() -> None:
+        pattern = "checkpoint?*"
+        while len(list(attempt.glob(pattern))) < 1:
+            time.sleep(0.01)
+        with ballast.open("wb") as file, suppress(OSError):
+            while True:
+                file.write(bytes(2**16))
+
+    filler = threading.Thread(target=fill_up)
+    filler.start()
+    with pytest.raises(checkpoint.CheckpointError, match=rf"(?s){small_disk}.*No space left on device"):
+        train.run(job, fresh=False)
+    filler.join()
+    assert the_run(job).info.status == "FAILED"
+    kept = list(attempt.glob("checkpoint?*"))
+    for folder in kept:
+        checkpoint.verify(folder)
+    assert kept
+    assert not list(attempt.glob("partial*"))
+    ballast.unlink()
+    train.run(job, fresh=False)
+    whole = make_job(
+        **settings | {"name": "whole", "tracking__experiment": "whole", "tracking__model": "whole"}
+    )
+    train.run(whole, fresh=False)
+    require_same_history(job, whole, 4)
+    require_no_orphans()
+    record_property(
+        "fault", f"disk full while a checkpoint is written, {'on Ray' if workers else 'in one process'}"
+    )
+    record_property(
+        "outcome",
+        "one message with the folder and the remedy; nothing half written, the checkpoint before is intact; the job "
+        "goes on from it: 4 of 4 epochs, bitwise the same metrics",
+    )
