@@ -19,6 +19,7 @@ from rsrnet.engine import BEST
 from rsrnet_platform.channel import open_channel
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.files import is_full_disk
 from rsrnet_platform.interruption import Interruption, Stopped
 from rsrnet_platform.progress import PROGRESS, SECONDS_BETWEEN_LOOKS
 from rsrnet_platform.ray_host import RayTrainHost
@@ -126,7 +127,7 @@ def cause_of(error: Exception) -> Exception:
 
 
 def _ends_all(error: Exception) -> bool:
-    return is_user_error(error) or isinstance(error, Stopped)
+    return is_user_error(error) or isinstance(error, Stopped) or is_full_disk(error)
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rsrnet_platform import cluster, preflight, provenance, registry, runs, spec
 from rsrnet_platform.calibration import calibrate
+from rsrnet_platform.files import telling_of_full_disk
 from rsrnet_platform.interruption import Stopped, graceful
 from rsrnet_platform.outage import patiently
 from rsrnet_platform.progress import PROGRESS, follow
@@ -33,7 +34,7 @@ def run(job: spec.TrainJob, *, fresh: bool) -> None:
         UserError: (and the other errors of ``errors.USER_ERRORS``) for everything a user can mend; before the
             first epoch, unless the world changed meanwhile.
     """
-    with runs.hold(job.storage, job.name) as folder:
+    with telling_of_full_disk(job.storage), runs.hold(job.storage, job.name) as folder:
         if not fresh:
             folder.require_same_settings(job)
             if folder.state.status == "finished":

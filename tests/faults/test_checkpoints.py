@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from rsrnet import checkpoint
 from rsrnet_platform import host, train, worker
+from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.shelf import SNAPSHOT
 from tests.faults.processes import (
     finish,
@@ -87,19 +89,23 @@ def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "its list truncated", "deleted"])
+@pytest.mark.parametrize("damage", ["bit flipped", "its list truncated", "deleted"])
 def test_damage_on_ray_costs_an_epoch_not_the_run(
     ray_cluster, train_file, make_job, record_property, damage
 ) -> None:
-    settings = {"cluster.workers": 2, "fit.epochs": 12}
-    job = make_job(cluster__workers=2, fit__epochs=12)
+    settings = {"cluster.workers": 2, "fit.epochs": 8}
+    job = make_job(cluster__workers=2, fit__epochs=8)
     attempt = Path(job.storage, job.name, "attempt-1")
     first = start(train_file, settings, RAY_ADDRESS=ray_cluster.address)
-    wait_for(lambda: any("epoch 3/12 done" in text for text in told(job)), first)
+    wait_for(lambda: any("epoch 3/8 done" in text for text in told(job)), first)
     first.kill()
     finish(first)
     require_no_orphans()
-    newest = max(attempt.glob("checkpoint_*"))
+    # Not the newest folder: it may be half written, and is not gone on from anyway.
+    newest = (
+        attempt
+        / json.loads((attempt / SNAPSHOT).read_text())["latest_checkpoint_result"]["checkpoint_dir_name"]
+    )
     if damage == "deleted":
         shutil.rmtree(newest)
     elif damage == "its list truncated":
@@ -109,7 +115,7 @@ def test_damage_on_ray_costs_an_epoch_not_the_run(
     second = start(train_file, settings, RAY_ADDRESS=ray_cluster.address)
     said = finish(second)
     assert second.returncode == 0, said
-    if damage in ("truncated", "bit flipped"):
+    if damage == "bit flipped":
         assert "model.safetensors: damaged" in said
     else:
         assert "Ray Train's list of checkpoints" in said
@@ -117,17 +123,17 @@ def test_damage_on_ray_costs_an_epoch_not_the_run(
     whole = make_job(
         name="whole",
         cluster__workers=2,
-        fit__epochs=12,
+        fit__epochs=8,
         tracking__experiment="whole",
         tracking__model="whole",
     )
     train.run(whole, fresh=False)
-    require_same_history(job, whole, 12)
+    require_same_history(job, whole, 8)
     require_no_orphans()
     record_property("fault", f"newest checkpoint on Ray {damage}")
     record_property(
         "outcome",
-        "told; goes on from the newest intact checkpoint; 12 of 12 epochs, bitwise the same metrics",
+        "told; goes on from the newest intact checkpoint; 8 of 8 epochs, bitwise the same metrics",
     )
 
 
@@ -162,8 +168,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     ballast = small_disk / "ballast"
 
     def fill_up() -> None:
-        pattern = "checkpoint?*"
-        while len(list(attempt.glob(pattern))) < 1:
+        while not any("epoch 1/" in text and "done" in text for text in told(job)):
             time.sleep(0.01)
         with ballast.open("wb") as file, suppress(OSError):
             while True:
@@ -171,15 +176,16 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
     filler = threading.Thread(target=fill_up)
     filler.start()
-    with pytest.raises(checkpoint.CheckpointError, match=rf"(?s){small_disk}.*No space left on device"):
+    with pytest.raises(Exception, match=rf"(?is){small_disk}.*no space left on the device") as error:
         train.run(job, fresh=False)
     filler.join()
+    assert is_user_error(error.value)
     assert the_run(job).info.status == "FAILED"
-    kept = list(attempt.glob("checkpoint?*"))
+    kept = [each for each in attempt.glob("checkpoint?*") if each.is_dir()]
     for folder in kept:
         checkpoint.verify(folder)
     assert kept
-    assert not list(attempt.glob("partial*"))
+    assert not list(attempt.rglob("*.partial"))
     ballast.unlink()
     train.run(job, fresh=False)
     whole = make_job(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.cluster_utils import Cluster
 
-from rsrnet_platform import train
+from rsrnet_platform import spec, train
 from tests.faults.processes import (
+    actors,
     finish,
     require_no_orphans,
     require_same_history,
@@ -92,3 +98,80 @@ def test_a_grace_that_is_too_short_costs_the_epoch_not_the_run(make_job, train_f
     require_same_history(job, whole, EPOCHS)
     record_property("fault", "SIGTERM, notice too short for a checkpoint")
     record_property("outcome", f"goes on after the last epoch; {EPOCHS} of {EPOCHS} epochs, same metrics")
+
+
+@pytest.fixture
+def two_machines() -> Iterator[Cluster]:
+    """A cluster whose head computes nothing, and two nodes with room for the workers each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=2, object_store_memory=256 * 1024**2)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_machine_that_is_taken_away_is_left_in_the_middle_of_the_epoch(
+    make_job, train_file, two_machines, record_property
+) -> None:
+    """As a cloud takes a spot instance: the cluster is told, and the machine goes some seconds later."""
+    epochs = 60
+    settings = SETTINGS | {"fit.epochs": epochs, "cluster.workers": 2}
+    job = make_job(fit__epochs=epochs, fit__batch_size=2, cluster__workers=2)
+    process = start(train_file, settings, RAY_ADDRESS=two_machines.address)
+    wait_for(lambda: any("epoch 2/" in text for text in told(job)), process)
+    node = node_of_workers(two_machines)
+    drained = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("ray"), "drain-node", "--address", two_machines.address),
+            *("--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message", "spot instance", "--deadline-remaining-seconds", "12"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert drained.returncode == 0, drained.stderr
+    gone = time.monotonic() + 12
+    wait_for(lambda: any("Checkpoint written" in text for text in told(job)), process)
+    time.sleep(max(0, gone - time.monotonic()))
+    two_machines.remove_node(node, allow_graceful=False)
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert sum("Checkpoint written" in text for text in told(job)) == 1
+    assert sum("Going on" in text for text in told(job)) == 1
+    whole = make_job(
+        name="whole",
+        tracking__experiment="whole",
+        tracking__model="whole",
+        fit__epochs=epochs,
+        fit__batch_size=2,
+        cluster__workers=2,
+    )
+    finish(start_as(whole, train_file.with_name("whole.yaml"), two_machines.address))
+    require_same_history(job, whole, epochs)
+    require_no_orphans()
+    record_property("fault", "node drained (spot instance) with 12 s of notice")
+    record_property(
+        "outcome",
+        f"checkpoint at once, workers on the other node: {epochs} of {epochs} epochs, bitwise the metrics of an "
+        "undisturbed run",
+    )
+
+
+def node_of_workers(cluster: Cluster) -> Any:
+    """The node that a training's workers are on."""
+    (raylet,) = {each.ppid() for each in actors() if "RayTrainWorker" in " ".join(each.info["cmdline"])}
+    return next(
+        node
+        for node in cluster.worker_nodes
+        if any(info.process.pid == raylet for info in node.all_processes["raylet"])
+    )
+
+
+def start_as(job: spec.TrainJob, path: Path, address: str) -> subprocess.Popen[str]:
+    path.write_text(spec.to_yaml(job))
+    return start(path, {}, RAY_ADDRESS=address)
