@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -109,6 +109,11 @@ class _Builder:
         return _INVALID
 
     def _leaf(self, hint: Any, value: Any, path: str) -> Any:
+        section = next(filter(is_dataclass, get_args(hint)), None)
+        if section is not None:
+            if isinstance(value, Mapping):
+                return self.build(section, value, path)  # type: ignore[arg-type]
+            hint = Union[tuple(each for each in get_args(hint) if each is not section)]  # noqa: UP007
         try:
             # As JSON, because a strict tuple accepts a list there, as it should from YAML, and nowhere else.
             return _adapter(hint).validate_json(json.dumps(value))

@@ -19,7 +19,7 @@ from rsrnet.model.config import ABLATIONS, RSRNetConfig
 from rsrnet.recipe import FitConfig
 from rsrnet_platform.ablation import rows as ablation_rows
 from rsrnet_platform.checking import build, key_of, leaves
-from rsrnet_platform.cluster import ClusterConfig, PoolConfig, TrainClusterConfig
+from rsrnet_platform.cluster.config import ClusterConfig, PoolConfig, SearchClusterConfig, TrainClusterConfig
 from rsrnet_platform.search import space
 from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.store import TrackingConfig
@@ -52,8 +52,8 @@ class TrainJob:
 
     def __post_init__(self) -> None:
         _require_name_and_storage(self)
-        if self.fit.batch_size < self.cluster.workers:
-            allowed = f"at least one image for each of the {self.cluster.workers} workers"
+        if self.fit.batch_size < self.cluster.most_workers:
+            allowed = f"at least one image for each of the {self.cluster.most_workers} workers"
             raise ConfigError([Problem("fit.batch_size", self.fit.batch_size, allowed)])
 
 
@@ -86,7 +86,7 @@ class TuneJob:
     model: RSRNetConfig = field(default_factory=RSRNetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: SearchClusterConfig = field(default_factory=SearchClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     storage: str = "~/rsrnet/runs"
@@ -237,7 +237,7 @@ class AblateJob:
     model: RSRNetConfig = field(default_factory=RSRNetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: SearchClusterConfig = field(default_factory=SearchClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     storage: str = "~/rsrnet/runs"

@@ -47,10 +47,7 @@ def _on_ray(
     from ray.util import ActorPool
 
     worker = ray.remote(_Worker).options(
-        num_cpus=place.cpus_per_worker,
-        num_gpus=1 if place.use_gpu else 0,
-        max_restarts=max_failures,
-        max_task_retries=max_failures,
+        **place.actor_options, max_restarts=max_failures, max_task_retries=max_failures
     )
     actors: list[Any] = [worker.remote(make) for _ in range(min(place.workers, len(tasks)))]
     try:

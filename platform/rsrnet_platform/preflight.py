@@ -52,7 +52,7 @@ def inspect_images(job: spec.TrainJob, split: Split, known: Data | None) -> Data
     report = look_at(job.data, composites)
     skipped = sorted(found.composite.path for found in report.bad)
     train, val = (sum(item.path not in skipped for item in part) for part in (split.train, split.val))
-    if train < max(1, job.cluster.workers) or val == 0:
+    if train < job.cluster.most_workers or val == 0:
         raise UserError(
             f"{job.data.root}: {train} training and {val} validation images can be used; "
             "a training needs some of both, and a training image for every worker."

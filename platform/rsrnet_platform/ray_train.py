@@ -60,11 +60,7 @@ def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> 
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"task": task, "channel": channel},
-        scaling_config=ScalingConfig(
-            num_workers=place.workers,
-            use_gpu=place.use_gpu,
-            resources_per_worker=place.resources_per_worker,
-        ),
+        scaling_config=ScalingConfig(**_size(place), **place.scaling),
         run_config=RunConfig(
             name=folder.attempt,
             storage_path=str(folder.folder),
@@ -85,6 +81,16 @@ def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> 
     # Not Ray Train's list: it may have been put aside, or tell of an epoch that was damaged and trained again.
     intact = [each for each in map(Path(shelf.path).joinpath, shelf.checkpoints()) if damage(each) is None]
     return max(intact, key=lambda each: read_card(each).metrics[BEST])
+
+
+def _size(place: Cluster) -> dict[str, Any]:
+    """How many workers, as arguments of Ray Train's ``ScalingConfig``."""
+    if place.elastic is None:
+        return {"num_workers": place.workers}
+    return {
+        "num_workers": (place.elastic.min, place.elastic.max),
+        "elastic_resize_monitor_interval_s": place.elastic.interval,
+    }
 
 
 def _wait(trainer: ray.train.torch.TorchTrainer, channel: ActorHandle, interruption: Interruption) -> None:

@@ -30,7 +30,7 @@ BIN = Path(sys.executable).parent
     ],
 )
 def test_job_that_fits(config: ClusterConfig, nodes: list[Node], use_gpu: bool) -> None:
-    assert check_resources(config, tuple(nodes), "here") is use_gpu
+    assert check_resources(config, tuple(nodes), "here").use_gpu is use_gpu
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def gate_of(
         size=job.data.size,
         native=False,
         precision=job.fit.precision,
-        batch_size=-(-job.fit.batch_size // max(1, job.cluster.workers)),  # as it was validated
+        batch_size=-(-job.fit.batch_size // job.cluster.least_workers),  # as it was validated
         threads=max(1, job.data.loader_processes),
     )
     subject = find_model(str(candidate), store)

@@ -143,8 +143,7 @@ def _on_ray(
                 compute=ray.data.ActorPoolStrategy(
                     size=min(place.workers, len(wave)), max_tasks_in_flight_per_actor=2
                 ),
-                num_cpus=place.cpus_per_worker,
-                num_gpus=1 if place.use_gpu else 0,
+                **place.actor_options,
                 max_restarts=max_failures,
                 max_task_retries=max_failures,
             )

@@ -45,7 +45,7 @@ _SETTINGS = {
 
 def concurrency(job: spec.SearchJob, place: Cluster) -> int:
     """How many trials run at once."""
-    room = place.room // job.cluster.workers
+    room = place.groups(job.cluster.workers)
     return room if job.search.concurrent is None else min(room, job.search.concurrent)
 
 
@@ -75,7 +75,11 @@ def run(
         shared = replace(shared, verdicts=verdicts)
         answer = verdicts.say.remote
     # The function of a trial with workers of its own only waits for them: it must not take a CPU from them.
-    resources = place.resources_per_worker if in_actor else tune.PlacementGroupFactory([{"memory": 1}])
+    held = {"memory": 1.0}
+    selector = None
+    if in_actor:
+        held, selector = place.resources_per_worker, [dict(place.share.labels)]
+    resources = tune.PlacementGroupFactory([held], bundle_label_selector=selector)
     trainable = tune.with_parameters(alone if in_actor else with_workers, shared=shared)
     scratch = Path(shared.folder).with_name("ray")
     tuner = tune.Tuner(

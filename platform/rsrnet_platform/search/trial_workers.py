@@ -29,11 +29,7 @@ def with_workers(config: dict[str, Any], shared: Shared) -> None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"config": config, "shared": shared},
-        scaling_config=ScalingConfig(
-            num_workers=shared.job.cluster.workers,
-            use_gpu=shared.place.use_gpu,
-            resources_per_worker=shared.place.resources_per_worker,
-        ),
+        scaling_config=ScalingConfig(num_workers=shared.job.cluster.workers, **shared.place.scaling),
         run_config=ray.train.RunConfig(
             # Ray Train knows a run by its folder: a trial that goes on finds its newest checkpoint.
             name=folder.name,

@@ -1,0 +1,197 @@
+"""The way to a Ray cluster that is already there, to one started for the job, or to none: this process alone.
+
+Access. Ray 2.60 gives a cluster that it starts inside a program an access token, and would keep it in
+``~/.ray/auth_token`` for ever after: the next ``ray start`` then asks for it, while ``ray job submit``
+does not send it and is refused (401). So a cluster started here gets a token of its own, which lives in this
+process and its children only. When a token was set up on purpose (``ray get-auth-token --generate``, or
+``RAY_AUTH_TOKEN``), it is used for every cluster. An explicit ``RAY_AUTH_MODE`` is never changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rsrnet
+import rsrnet_platform
+from rsrnet_platform.cluster.config import WorkersConfig, host_and_port
+from rsrnet_platform.cluster.place import Cluster, Node, Share, find_room, needs_gpu
+from rsrnet_platform.errors import UserError
+
+_SETTINGS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Reports of a training reach the driver no faster than this; Ray's 2 s would slow short epochs down.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # A group that was to start on a node that is gone waits so long before another one is tried; Ray: 60 s.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+}
+"""Environment of Ray, unless the user set it."""
+
+_INIT = {"logging_level": "WARNING", "log_to_driver": False}
+"""What Ray and its workers print stays in Ray's log folder; failures are raised."""
+
+
+@contextmanager
+def connect(config: WorkersConfig, *, dashboard: bool = False) -> Iterator[Cluster]:
+    """Attach to a cluster, or start one, for as long as the context lasts.
+
+    A Ray connection that this process already has is used and left as it is.
+
+    Args:
+        config: what the job asks for.
+        dashboard: whether a cluster that is started here needs Ray's dashboard: Ray Train asks it whether the
+            controller of a group of workers still lives, and if not, frees what they hold.
+
+    Yields:
+        The cluster; it has the room that the job asks for.
+
+    Raises:
+        UserError: if the cluster cannot be reached, refuses this user, or has less than the job asks for.
+    """
+    if config.workers == 0:
+        yield _this_process(config)
+        return
+    settle_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield _cluster(ray, config, started=False)
+        return
+    address = _find(config)
+    if address is None and (here := _here(config)).address is None:
+        yield here
+        return
+    try:
+        _attach(ray, address) if address else _start(ray, dashboard)
+        yield _cluster(ray, config, started=address is None)
+    finally:
+        ray.shutdown()
+
+
+def foresee(config: WorkersConfig) -> Cluster:
+    """Where a job would compute; :func:`connect` without starting anything.
+
+    Raises:
+        UserError: as :func:`connect`.
+    """
+    settle_environment()
+    if config.workers == 0 or _find(config) is not None:
+        with connect(config) as cluster:
+            return cluster
+    return _here(config)
+
+
+def settle_environment() -> None:
+    """Set what Ray reads from the environment, unless the user did; before anything imports it."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if "RAY_AUTH_MODE" not in os.environ and _has_token():
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    return (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _find(config: WorkersConfig) -> str | None:
+    """The address to attach to; None: start a cluster."""
+    if config.address == "local":
+        return None
+    for address, source in (
+        (config.address, "cluster.address"),
+        (os.environ.get("RAY_ADDRESS"), "$RAY_ADDRESS"),
+    ):
+        if address and address not in ("auto", "local"):
+            if not _answers(address):
+                raise UserError(
+                    f"No Ray cluster answers at {address} ({source}).\n  Name one that runs as host:port, "
+                    "or unset it to start one here."
+                )
+            return address
+    if os.environ.get("RAY_ADDRESS") == "local":
+        return None
+    from ray._private.utils import read_ray_address
+
+    running = read_ray_address()
+    # The file outlives a cluster that was killed.
+    return running if running and _answers(running) else None
+
+
+def _answers(address: str) -> bool:
+    target = host_and_port(address)
+    if target is None:
+        raise UserError(
+            f"{address} is not the address of a Ray cluster as host:port.\n"
+            "  To send a job through the job API, use `ray job submit`."
+        )
+    try:
+        with socket.create_connection(target, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _attach(ray: Any, address: str) -> None:
+    """Attach, and send this code along: the cluster may have none, or another version of it."""
+    code = [str(folder) for folder in _code()]
+    try:
+        ray.init(address=address, **_INIT, runtime_env={"py_modules": code})
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"The Ray cluster at {address} does not let this program in: {error}.\n"
+            "  If it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH."
+        ) from error
+
+
+def _start(ray: Any, dashboard: bool) -> None:
+    if not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    paths = [str(folder.parent) for folder in _code()] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+    # Ray's warning that it asks for a token now is about what we have just arranged.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    ray.init(address="local", **_INIT, include_dashboard=dashboard)
+
+
+def _code() -> list[Path]:
+    """The folders of the packages that workers import."""
+    return [Path(file).resolve().parent for file in (rsrnet.__file__, rsrnet_platform.__file__)]
+
+
+def _here(config: WorkersConfig) -> Cluster:
+    """A cluster as it would be started on this machine; or this process, where any number of workers will do."""
+    import torch
+    from ray._private.utils import get_num_cpus
+
+    nodes = (Node(int(get_num_cpus()), torch.cuda.device_count()),)
+    place = find_room(config, "local", True, nodes)
+    if config.workers is None and place.workers <= 1 and not place.use_gpu:
+        return _this_process(config)
+    return place
+
+
+def _this_process(config: WorkersConfig) -> Cluster:
+    import torch
+
+    nodes = (Node(cpus=os.cpu_count() or 1, gpus=torch.cuda.device_count()),)
+    use_gpu = needs_gpu(config, nodes, "this machine")
+    return Cluster(None, False, nodes, 0, Share(config.cpus_per_worker, use_gpu))
+
+
+def _cluster(ray: Any, config: WorkersConfig, *, started: bool) -> Cluster:
+    nodes = tuple(_node(each) for each in ray.nodes() if each["Alive"])
+    return find_room(config, ray.get_runtime_context().gcs_address, started, nodes)
+
+
+def _node(found: dict[str, Any]) -> Node:
+    resources = found["Resources"]
+    return Node(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), resources, found["Labels"])
