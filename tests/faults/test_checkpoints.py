@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
     filler = threading.Thread(target=fill_up)
     filler.start()
-    with pytest.raises(Exception, match=rf"(?is){small_disk}.*no space left on the device") as error:
+    with pytest.raises(Exception, match=rf"(?is){small_disk}.*no space left on (the )?device") as error:
         train.run(job, fresh=False)
     filler.join()
     assert is_user_error(error.value)
