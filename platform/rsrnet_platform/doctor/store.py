@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from rsrnet_platform.doctor.finding import Finding, told
 from rsrnet_platform.doctor.needs import Needs
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.models.lock import PREFIX
-from rsrnet_platform.reach import unreachable
+from rsrnet_platform.reach import require_writable, unreachable
 from rsrnet_platform.store import connect, database_of, explained, open_client, resolve_uri
 
 if TYPE_CHECKING:
@@ -73,8 +74,11 @@ def registry(needs: Needs) -> Iterator[Finding]:
             _remove_left(client)
             try:
                 client.create_registered_model(marker, description="Made by rsrnet doctor for a moment.")
-            finally:
-                _delete(client, marker)
+            except MlflowException:
+                with suppress(MlflowException):  # it may have been made, though the answer was lost
+                    client.delete_registered_model(marker)
+                raise
+            client.delete_registered_model(marker)
     except UserError as error:
         cause = error.__cause__
         denied = isinstance(cause, MlflowException)
@@ -103,8 +107,11 @@ def artifacts(needs: Needs) -> Iterator[Finding]:
         remedy = "Start it with --artifacts-destination, and use a new experiment (tracking.experiment)"
         yield Finding(_ARTIFACTS, "problem", found, remedy)
         return
-    with explained(uri):
-        _put_and_delete(location, uri)
+    if local:
+        require_writable(str(Path(location.removeprefix("file://"))))
+    else:
+        with explained(uri):
+            _put_and_delete(location, uri)
     yield Finding(_ARTIFACTS, "ok", f"a file was written to {location} and deleted")
 
 
@@ -122,20 +129,13 @@ def _existing(uri: str) -> MlflowClient | None:
 
 
 def _remove_left(client: MlflowClient) -> None:
+    from mlflow.exceptions import MlflowException
+
     oldest = (time.time() - _LEFT_SECONDS) * 1000
     for model in client.search_registered_models(f"name LIKE '{_MARKER}%'", max_results=100):
         if (model.creation_timestamp or 0) < oldest:
-            _delete(client, model.name)
-
-
-def _delete(client: MlflowClient, marker: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.delete_registered_model(marker)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it was not made
-            raise
+            with suppress(MlflowException):  # another doctor may be faster
+                client.delete_registered_model(model.name)
 
 
 def _put_and_delete(location: str, uri: str) -> None:

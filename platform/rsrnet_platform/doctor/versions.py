@@ -1,6 +1,6 @@
 """Versions of packages: here against the lock file, and on the nodes of a cluster against here.
 
-A checkout has the lock at ``infra/requirements.lock``; a wheel carries a copy of it inside the package.
+A checkout has the lock at ``infra/requirements.lock``; a wheel carries a copy of it among its metadata.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import rsrnet_platform
 from rsrnet_platform.doctor.finding import Finding
 
 _PACKAGE = Path(rsrnet_platform.__file__).parent
+_LOCK = "requirements.lock"
 _COMPARED = ("ray", "torch", "torchvision", "mlflow")
 """Packages of which every node must have the same version: they talk to each other, or read each other's files."""
 
@@ -27,9 +28,12 @@ def find_lock() -> Path | None:
     """The lock file that belongs to this code; None: there is none."""
     checkout = _PACKAGE.parents[1]
     if (checkout / "pyproject.toml").is_file():
-        return checkout / "infra" / "requirements.lock"
-    carried = _PACKAGE / "requirements.lock"
-    return carried if carried.is_file() else None
+        return checkout / "infra" / _LOCK
+    try:
+        carried = metadata.files("rsrnet") or ()
+    except metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in carried if file.name == _LOCK), None)
 
 
 def pins(lock: Path) -> list[Requirement]:
