@@ -102,6 +102,9 @@ class Partial:
     skipped: int = 0
     """Steps left out because the loss was not finite."""
 
+    shared: bool = False
+    """Whether the ranks have shared their batch statistics, as they do behind the last step."""
+
 
 class Training:
     """A training in progress: the model with its optimizer, schedule and history.
@@ -193,7 +196,9 @@ class Training:
             if not self._train_steps(network, train, clock, on_step, keep, notice):
                 return False
             metrics = self._epoch_metrics() | clock.end_epoch()
-            share_buffers(self.model)
+            if not self.partial.shared:
+                share_buffers(self.model)
+                self.partial.shared = True
             precision = self.config.precision
             scores = evaluate(self.model, val, self.device, precision=precision, notice=notice)
             if scores is None:
@@ -251,7 +256,8 @@ class Training:
                     clock.seconds_left,
                 )
             )
-            if look and any_rank(notice.look() or notice.asked(), self.device):
+            # Behind the last step the ranks' batch statistics are shared first; the validation looks again.
+            if look and done.step < len(loader) and any_rank(notice.look() or notice.asked(), self.device):
                 return False
         return True
 
@@ -353,7 +359,7 @@ class Training:
 
     def save_partial(self, folder: Path, sums: Tensor) -> None:
         """Write a checkpoint folder in the middle of an epoch, with what :meth:`sums_of_all_ranks` returned."""
-        self._save(folder, {"step": self.partial.step, "skipped": self.partial.skipped, "sums": sums})
+        self._save(folder, {**vars(self.partial), "sums": sums})
 
     def _save(self, folder: Path, partial: dict[str, Any] | None) -> None:
         state = {
@@ -380,7 +386,7 @@ class Training:
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]
         if partial := state.get("partial"):
-            self.partial = Partial(partial["step"], self._share_of(partial["sums"]), partial["skipped"])
+            self.partial = Partial(**{**partial, "sums": self._share_of(partial["sums"])})
         set_random_state(state["random"], self.device)
 
     @staticmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +40,15 @@ class Channel:
         return self._asked
 
 
-def open_channel(progress: Path) -> ActorHandle:
-    """Start a channel on this machine; it takes no CPU from the workers."""
+@contextmanager
+def open_channel(progress: Path) -> Iterator[ActorHandle]:
+    """Context: a channel on this machine; it takes no CPU from the workers."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(Channel)
-    return actor.options(num_cpus=0, scheduling_strategy=here).remote(str(progress))
+    channel = actor.options(num_cpus=0, scheduling_strategy=here).remote(str(progress))
+    try:
+        yield channel
+        ray.get(channel.asked.remote())  # behind the last line
+    finally:
+        # Not left to the end of its last handle: a traceback may hold one for long.
+        ray.kill(channel)

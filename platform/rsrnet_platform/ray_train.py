@@ -56,8 +56,21 @@ def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> 
         UserError: (and the other errors of ``errors.USER_ERRORS``) if a worker met what only the user can mend.
         TrainingFailedError: if it failed otherwise, more often than the job allows.
     """
-    channel = open_channel(folder.folder / folder.attempt / PROGRESS)
-    trainer = ray.train.torch.TorchTrainer(
+    shelf = Shelf(LocalFileSystem(), str(folder.folder / folder.attempt))
+    if aside := shelf.put_unusable_snapshot_aside():
+        console.print(f"Ray Train's list of checkpoints cannot be used, and was put aside: {aside}")
+    try:
+        with open_channel(folder.folder / folder.attempt / PROGRESS) as channel:
+            _wait(_trainer(task, folder, place, channel), channel, interruption)
+    except TrainingFailedError as error:
+        raise cause_of(error) from error
+    # Not Ray Train's list: it may have been put aside, or tell of an epoch that was damaged and trained again.
+    intact = [each for each in map(Path(shelf.path).joinpath, shelf.checkpoints()) if damage(each) is None]
+    return max(intact, key=lambda each: read_card(each).metrics[BEST])
+
+
+def _trainer(task: Task, folder: Run, place: Cluster, channel: ActorHandle) -> ray.train.torch.TorchTrainer:
+    return ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"task": task, "channel": channel},
         scaling_config=ScalingConfig(**_size(place), **place.scaling),
@@ -71,16 +84,6 @@ def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> 
             callbacks=[StopOnUserError()],  # type: ignore[list-item]
         ),
     )
-    shelf = Shelf(LocalFileSystem(), str(folder.folder / folder.attempt))
-    if aside := shelf.put_unusable_snapshot_aside():
-        console.print(f"Ray Train's list of checkpoints cannot be used, and was put aside: {aside}")
-    try:
-        _wait(trainer, channel, interruption)
-    except TrainingFailedError as error:
-        raise cause_of(error) from error
-    # Not Ray Train's list: it may have been put aside, or tell of an epoch that was damaged and trained again.
-    intact = [each for each in map(Path(shelf.path).joinpath, shelf.checkpoints()) if damage(each) is None]
-    return max(intact, key=lambda each: read_card(each).metrics[BEST])
 
 
 def _size(place: Cluster) -> dict[str, Any]:

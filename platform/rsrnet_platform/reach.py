@@ -54,20 +54,22 @@ def unreachable(storage: str, *, seconds: float = SECONDS) -> dict[str, str]:
     Raises:
         UserError: if this process cannot write there itself.
     """
-    from rsrnet.data.storage import open_storage
+    with _probed(storage) as (place, folder, token):
+        answers = ask_nodes(_read_and_write, storage, folder, token, seconds=seconds)
+        return {node: why for node, answer in answers.items() if (why := _why(place, folder, answer))}
 
-    try:
-        place = open_storage(storage)
-        with _probe_folder(place) as folder:
-            token = uuid4().hex
-            _write(place, f"{folder}/{_HERE}", token)
-            answers = ask_nodes(_read_and_write, storage, folder, token, seconds=seconds)
-            return {node: why for node, answer in answers.items() if (why := _why(place, folder, answer))}
-    except DataError as error:
-        raise UserError(
-            f"{storage}: cannot be written from here ({_cause(error)}).\n"
-            "  Mend its permissions, free some room, or name another folder."
-        ) from error
+
+def require_writable(storage: str) -> None:
+    """Make sure that this process can write to a storage, and leave nothing there; needs no Ray.
+
+    Args:
+        storage: as in :func:`unreachable`.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    with _probed(storage):
+        pass
 
 
 def ask_nodes(question: Callable[..., T], *arguments: Any, seconds: float = SECONDS) -> dict[str, Answer[T]]:
@@ -151,6 +153,24 @@ def _why(place: Storage, folder: str, answer: Answer[tuple[str, str | None]]) ->
 def _write(place: Storage, name: str, text: str) -> None:
     with place.writing(name) as file:
         file.write(text.encode())
+
+
+@contextmanager
+def _probed(storage: str) -> Iterator[tuple[Storage, str, str]]:
+    """A storage, the folder in it that holds a file of this process, and the text of that file."""
+    from rsrnet.data.storage import open_storage
+
+    try:
+        place = open_storage(storage)
+        with _probe_folder(place) as folder:
+            token = uuid4().hex
+            _write(place, f"{folder}/{_HERE}", token)
+            yield place, folder, token
+    except DataError as error:
+        raise UserError(
+            f"{storage}: cannot be written from here ({_cause(error)}).\n"
+            "  Mend its permissions, free some room, or name another folder."
+        ) from error
 
 
 @contextmanager
