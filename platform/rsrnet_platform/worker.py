@@ -26,6 +26,8 @@ from rsrnet.data.selection import keep
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import BadBatch
+from rsrnet_platform.cluster.config import WorkerRange
+from rsrnet_platform.cluster.place import count
 from rsrnet_platform.host import Host, TrainHost
 from rsrnet_platform.interruption import Stopped
 from rsrnet_platform.pictures import Pictures, evenly
@@ -67,6 +69,8 @@ def train(task: Task, host: TrainHost) -> None:
     observer = Observer(task, host, val_set) if host.rank == 0 else None
     if observer:
         observer.catch_up(training, start.damaged)
+        if isinstance(job.cluster.workers, WorkerRange):
+            observer.begin_with(host.world_size)
 
     def on_epoch(training: engine.Training) -> None:
         host.report(training.metrics, training.save)
@@ -167,6 +171,10 @@ class Observer:
         if training.epoch or training.partial.step:
             self.done = training.epoch / self.epochs
             self.reporter.milestone(f"Going on {place_of(training)}.", self.done)
+
+    def begin_with(self, workers: int) -> None:
+        """Say how many workers of a range there are from now on."""
+        self.reporter.milestone(f"Training with {count(workers, 'worker')} now.", self.done)
 
     def interrupted(self, training: engine.Training) -> None:
         """Say that a checkpoint was written in the middle of an epoch."""

@@ -17,7 +17,7 @@ from rsrnet.model.config import RSRNetConfig
 from rsrnet.recipe import FitConfig
 from rsrnet_platform import spec, strict_yaml
 from rsrnet_platform.checking import leaves
-from rsrnet_platform.cluster import ClusterConfig
+from rsrnet_platform.cluster import TrainClusterConfig
 from rsrnet_platform.errors import JobError
 from rsrnet_platform.store import TrackingConfig
 
@@ -52,7 +52,11 @@ def problems_of(given_: dict[Any, Any]) -> list[str]:
 def test_defaults_are_those_of_the_parts() -> None:
     job = parse_train(MINIMAL)
     assert (job.model, job.loss, job.fit) == (RSRNetConfig(), LossConfig(), FitConfig())
-    assert (job.data, job.cluster, job.tracking) == (DataConfig("/data"), ClusterConfig(), TrackingConfig())
+    assert (job.data, job.cluster, job.tracking) == (
+        DataConfig("/data"),
+        TrainClusterConfig(),
+        TrackingConfig(),
+    )
 
 
 def test_empty_section_is_all_defaults(tmp_path: Path) -> None:
@@ -262,6 +266,10 @@ LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
     str | None: st.none() | TEXT,
     int | None: st.none() | st.integers(1, 99),
+    dict[str, float]: st.dictionaries(
+        TEXT, st.floats(0, 1, exclude_min=True) | st.integers(1, 9), max_size=2
+    ),
+    dict[str, str]: st.dictionaries(TEXT, TEXT, max_size=2),
     tuple[int, ...]: st.sets(st.integers(0, 99), max_size=4).map(sorted),
     tuple[float, ...]: st.sets(st.floats(0, 1), max_size=4).map(sorted),
     tuple[str, ...]: st.sets(st.sampled_from(["HCOCO", "HFlickr"])).map(sorted),

@@ -8,7 +8,7 @@ from pathlib import Path
 from rsrnet.data.config import DataConfig
 from rsrnet.recipe import FitConfig
 from rsrnet_platform import spec
-from rsrnet_platform.cluster import PoolConfig
+from rsrnet_platform.cluster import PoolConfig, WorkersConfig
 from rsrnet_platform.store import TrackingConfig
 
 _STORAGE = "~/rsrnet/runs"
@@ -19,7 +19,7 @@ _DATA = "~/rsrnet/data/iHarmony4"
 class Needs:
     """What is looked at, whatever the kind of the job."""
 
-    cluster: PoolConfig
+    cluster: WorkersConfig
     tracking: TrackingConfig
 
     storage: str

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 
-from rsrnet_platform.cluster import PoolConfig, connect, foresee
+from rsrnet_platform.cluster import PoolConfig, WorkersConfig, connect, foresee
 from rsrnet_platform.doctor import versions
 from rsrnet_platform.doctor.finding import Finding
 from rsrnet_platform.reach import ask_nodes
@@ -17,7 +17,7 @@ def attached() -> bool:
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
-def find(config: PoolConfig, connection: ExitStack) -> Iterator[Finding]:
+def find(config: WorkersConfig, connection: ExitStack) -> Iterator[Finding]:
     """Look for the cluster of a job, and stay connected to one that runs.
 
     Args:
@@ -45,7 +45,7 @@ def find(config: PoolConfig, connection: ExitStack) -> Iterator[Finding]:
     yield Finding("Ray", "ok", found)
 
 
-def room(config: PoolConfig) -> Iterator[Finding]:
+def room(config: WorkersConfig) -> Iterator[Finding]:
     """Whether all workers of the job fit at once; what others use of the cluster now comes free."""
     with connect(config) if attached() else nullcontext(foresee(config)) as place:
         yield Finding("room for the job", "ok", f"computes with {place}")
