@@ -17,6 +17,7 @@ from rsrnet.data.config import DataConfig
 from rsrnet.loss_config import LossConfig
 from rsrnet.model.config import ABLATIONS, RSRNetConfig
 from rsrnet.recipe import FitConfig
+from rsrnet.uris import is_uri
 from rsrnet_platform.ablation import rows as ablation_rows
 from rsrnet_platform.checking import build, key_of, leaves
 from rsrnet_platform.cluster.config import ClusterConfig, PoolConfig, SearchClusterConfig, TrainClusterConfig
@@ -48,10 +49,17 @@ class TrainJob:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     storage: str = "~/rsrnet/runs"
-    """Folder of checkpoints and run states, one folder a run inside; every worker must reach it."""
+    """Folder or URI (`s3://bucket/runs`) of checkpoints and run states, one folder a run inside; every worker must
+    reach it."""
 
     def __post_init__(self) -> None:
-        _require_name_and_storage(self)
+        _require_name(self)
+        # Ray Train writes to any store; a training without it writes files.
+        without_ray = self.cluster.workers == 0
+        allowed = (
+            "a folder, as cluster.workers = 0 trains without Ray" if without_ray else "a folder or a URI"
+        )
+        require(self, storage=(bool(self.storage) and not (without_ray and is_uri(self.storage)), allowed))
         if self.fit.batch_size < self.cluster.most_workers:
             allowed = f"at least one image for each of the {self.cluster.most_workers} workers"
             raise ConfigError([Problem("fit.batch_size", self.fit.batch_size, allowed)])
@@ -93,7 +101,8 @@ class TuneJob:
     """Folder of searches and runs; every worker must reach it."""
 
     def __post_init__(self) -> None:
-        _require_name_and_storage(self)
+        _require_name(self)
+        _require_folder(self, "a search adds to its files trial by trial, which no object store can")
         wrong = []
         if self.cluster.workers == 0:
             wrong.append(Problem("cluster.workers", 0, "at least 1: the trials of a search run on Ray"))
@@ -150,7 +159,10 @@ class ScoringJob:
     """How many images to draw in each picture of examples; 0: no such picture."""
 
     def __post_init__(self) -> None:
-        _require_name_and_storage(self)
+        _require_name(self)
+        _require_folder(
+            self, "this program alone writes there, and goes on from files that it adds one by one"
+        )
         require(
             self,
             model=(bool(self.model), "a model URI or a folder"),
@@ -244,7 +256,8 @@ class AblateJob:
     """Folder of ablations and runs; every worker must reach it."""
 
     def __post_init__(self) -> None:
-        _require_name_and_storage(self)
+        _require_name(self)
+        _require_folder(self, "an ablation adds to its files training by training, which no object store can")
         wrong = ablation_rows.problems(self.rows, self.model)
         if not 1 <= self.repeats <= 2**32 - self.fit.seed:
             wrong.append(Problem("repeats", self.repeats, "a whole number, at least 1"))
@@ -381,12 +394,14 @@ def paper_values(paths: Iterable[str]) -> dict[str, Any]:
     return {path: paper[path] for path in paths}
 
 
-def _require_name_and_storage(job: RunJob) -> None:
-    require(
-        job,
-        name=(bool(_NAME.fullmatch(job.name)), _NAME_RULE),
-        storage=(bool(job.storage) and "://" not in job.storage, "a folder that every worker reaches"),
-    )
+def _require_name(job: Job) -> None:
+    require(job, name=(bool(_NAME.fullmatch(job.name)), _NAME_RULE))
+
+
+def _require_folder(job: SearchJob | ScoringJob, why: str) -> None:
+    """Refuse a URI as storage, of jobs that need more of it than an object store has."""
+    allowed = f"a folder, and no URI: {why}" if is_uri(job.storage) else "a folder"
+    require(job, storage=(bool(job.storage) and not is_uri(job.storage), allowed))
 
 
 def _training_values(job: SearchJob) -> dict[str, Any]:

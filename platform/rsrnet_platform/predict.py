@@ -28,7 +28,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from rsrnet_platform import cluster, spec
+from rsrnet_platform import cluster, preflight, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.evaluate import find_model
 from rsrnet_platform.prediction import ledger, stream
@@ -69,6 +69,7 @@ def run(job: spec.PredictJob, *, fresh: bool) -> None:
         if done.true_count < images.num_rows:
             with cluster.connect(job.cluster) as place:
                 _require_room_to_read(place)
+                preflight.require_shared(place, "output", job.output)
                 output.begin(job, settings, fresh=fresh)
                 _say_what_begins(images.num_rows, done.true_count, model, place)
                 _predict(job, model, _left(images, done, _at_once(job)), place, outcome, images.num_rows)

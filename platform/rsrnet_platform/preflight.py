@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rsrnet.data.folds import Split
     from rsrnet.data.inspection import DataReport
     from rsrnet.data.naming import Composite
+    from rsrnet_platform.cluster import Cluster
 
 
 def read_lists(job: spec.TrainJob) -> Split:
@@ -80,6 +81,31 @@ def look_at(data: DataConfig, composites: Sequence[Composite]) -> DataReport:
     if report.bad:
         console.print(str(report))
     return report
+
+
+def require_shared(place: Cluster, key: str, where: str) -> None:
+    """Refuse a folder that not every machine of a cluster sees: what workers write would be scattered over them.
+
+    Args:
+        place: the cluster.
+        key: setting that names the folder.
+        where: the folder, a path or a URI.
+
+    Raises:
+        UserError: naming the machines that do not see it, or if it cannot be written from here either.
+    """
+    if len(place.nodes) < 2:
+        return
+    from rsrnet_platform.reach import unreachable
+
+    if wrong := unreachable(where):
+        lines = "\n  ".join(f"{node} {why}" for node, why in wrong.items())
+        raise UserError(
+            f"{key} = {where}: not every machine of {place.where} reads and writes it, and its workers must:\n"
+            f"  {lines}\n"
+            "  Mount one file system at this path on all of them, or name a URI of an object store where the kind of "
+            "job takes one (s3://bucket/path), or keep the job on one machine (cluster.address: local)."
+        )
 
 
 def try_weights(job: spec.TrainJob, folder: runs.Run, fresh: bool) -> None:

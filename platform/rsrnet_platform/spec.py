@@ -5,7 +5,6 @@ What a file may hold is declared in :mod:`rsrnet_platform.jobs`; its names are a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -39,6 +38,7 @@ from rsrnet_platform.jobs import (
     training,
     trial,
 )
+from rsrnet_platform.secrecy import secrets_in
 
 __all__ = [
     "FIRST_LINE",
@@ -150,13 +150,11 @@ def _parse(given: Mapping[str, Any], source: str, problems: Sequence[Problem | s
         near = get_close_matches(str(kind), KINDS, n=1)
         allowed = f"one of {', '.join(KINDS)}" + (f"; the nearest is {near[0]}" if near else "")
         raise JobError(source, [*problems, Problem("kind", kind, allowed)])
+    if secret := secrets_in(given):
+        raise JobError(source, secret)  # before other problems, which are told with their values
     job, found = build(KINDS[kind], given)
     if job is None or problems:
         raise JobError(source, [*problems, *found])
-    if re.search(r"//[^/]*@", job.tracking.uri or ""):
-        # Without the value: a job file is recorded with every run, and this message in logs.
-        remedy = "a name and password belong into $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
-        raise JobError(source, [f"tracking.uri: {remedy}, never into a job file"])
     return _with_absolute_paths(job)
 
 

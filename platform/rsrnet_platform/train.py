@@ -44,6 +44,7 @@ def run(job: spec.TrainJob, *, fresh: bool) -> None:
         split = preflight.read_lists(job)
         probe(job.tracking)
         with cluster.connect(job.cluster) as place:
+            preflight.require_shared(place, "storage", job.storage)
             preflight.try_weights(job, folder, fresh)
             data = preflight.inspect_images(job, split, None if fresh else folder.state.data)
             uri = prepare(job.tracking)

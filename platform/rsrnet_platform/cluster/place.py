@@ -78,6 +78,13 @@ class Cluster:
         """How many workers fit so that one CPU stays free for what brings them their work."""
         return _pool_room(self.nodes, self.share)
 
+    @property
+    def where(self) -> str:
+        """The place, in words."""
+        if self.address is None:
+            return "this process"
+        return "a Ray cluster started for this job" if self.started else f"the Ray cluster at {self.address}"
+
     def groups(self, workers: int) -> int:
         """How many groups of so many workers fit at once, placed as the job says."""
         return _groups([self.share.room(node) for node in self.nodes], workers, self.placement)
@@ -110,10 +117,9 @@ class Cluster:
 
     def __str__(self) -> str:
         if self.address is None:
-            return f"this process, on {'a GPU' if self.use_gpu else 'CPU'}"
-        kind = "a Ray cluster started for this job" if self.started else f"the Ray cluster at {self.address}"
+            return f"{self.where}, on {'a GPU' if self.use_gpu else 'CPU'}"
         workers = f"{self.elastic} workers" if self.elastic else count(self.workers, "worker")
-        return f"{workers} with {self.share} each, on {kind} ({_capacity(self.nodes, self.share)})"
+        return f"{workers} with {self.share} each, on {self.where} ({_capacity(self.nodes, self.share)})"
 
 
 def find_room(config: WorkersConfig, address: str, started: bool, nodes: tuple[Node, ...]) -> Cluster:

@@ -92,6 +92,7 @@ def opened(
         split = preflight.read_lists(base)
         probe(job.tracking)
         with cluster.connect(job.cluster, dashboard=job.cluster.workers > 1) as place:
+            preflight.require_shared(place, "storage", job.storage)
             for start in starts:
                 preflight.try_weights(start, folder, fresh)
             data = preflight.inspect_images(base, split, None if fresh else folder.state.data)
