@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
@@ -56,7 +57,8 @@ def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> 
         UserError: (and the other errors of ``errors.USER_ERRORS``) if a worker met what only the user can mend.
         TrainingFailedError: if it failed otherwise, more often than the job allows.
     """
-    shelf = Shelf(LocalFileSystem(), str(folder.folder / folder.attempt))
+    filesystem, runs = _store(folder)
+    shelf = Shelf(filesystem, f"{runs}/{folder.attempt}")
     if aside := shelf.put_unusable_snapshot_aside():
         console.print(f"Ray Train's list of checkpoints cannot be used, and was put aside: {aside}")
     try:
@@ -65,18 +67,46 @@ def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> 
     except TrainingFailedError as error:
         raise cause_of(error) from error
     # Not Ray Train's list: it may have been put aside, or tell of an epoch that was damaged and trained again.
-    intact = [each for each in map(Path(shelf.path).joinpath, shelf.checkpoints()) if damage(each) is None]
-    return max(intact, key=lambda each: read_card(each).metrics[BEST])
+    return _best(shelf, folder.folder / folder.attempt / "best")
+
+
+def _store(folder: Run) -> tuple[Any, str]:
+    """The file system of a run's checkpoints, and the run's folder in it."""
+    if folder.storage is None:
+        return LocalFileSystem(), str(folder.folder)
+    return folder.storage.filesystem, folder.storage.path
+
+
+def _best(shelf: Shelf, here: Path) -> Path:
+    """The best checkpoint that is intact, on this machine's disk.
+
+    Args:
+        shelf: with the checkpoints.
+        here: folder for a copy of it, if they are elsewhere.
+    """
+    scores: dict[str, float] = {}
+    for name in shelf.checkpoints():
+        with shelf.fetch(name) as each:
+            if damage(each) is None:
+                scores[name] = read_card(each).metrics[BEST]
+    best = max(scores, key=lambda name: scores[name])
+    if shelf.here:
+        return Path(shelf.path, best)
+    shutil.rmtree(here, ignore_errors=True)
+    with shelf.fetch(best) as each:
+        return Path(shutil.copytree(each, here))
 
 
 def _trainer(task: Task, folder: Run, place: Cluster, channel: ActorHandle) -> ray.train.torch.TorchTrainer:
+    filesystem, runs = _store(folder)
     return ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"task": task, "channel": channel},
         scaling_config=ScalingConfig(**_size(place), **place.scaling),
         run_config=RunConfig(
             name=folder.attempt,
-            storage_path=str(folder.folder),
+            storage_path=runs,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=task.job.cluster.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=KEPT, checkpoint_score_attribute=BEST, checkpoint_score_order="max"

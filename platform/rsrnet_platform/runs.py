@@ -3,21 +3,33 @@
 ``STORAGE/NAME/`` holds ``state.json``, a lock, and one folder an attempt (``attempt-1``, ``attempt-2`` after
 ``--fresh``, ...) with its checkpoints. The name is the identity: starting the same job again continues the
 newest attempt.
+
+Of a training whose storage is a URI, the state and the checkpoints are there; the lock, and what only this machine
+needs for a while, are in a folder of this machine.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
+from zlib import crc32
 
+from rsrnet.uris import is_uri
 from rsrnet_platform import spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.files import whole
+
+if TYPE_CHECKING:
+    from rsrnet.data.storage import Storage
+
+STATE = "state.json"
 
 MAY_CHANGE = (
     "cluster.",
@@ -79,11 +91,22 @@ class RunState:
 
 
 class Run:
-    """A run's folder, held by one process at a time; see :func:`hold`."""
+    """A run's folder, held by one process at a time; see :func:`hold`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: on this machine.
+        storage: where the state and the checkpoints are; None: in that folder.
+    """
+
+    def __init__(self, folder: Path, storage: Storage | None = None) -> None:
         self.folder = folder
+        self.storage = storage
         self.state = self._read()
+
+    @property
+    def where(self) -> str:
+        """Where the state and the checkpoints are."""
+        return self.storage.where if self.storage else str(self.folder)
 
     @property
     def attempt(self) -> str:
@@ -100,7 +123,11 @@ class Run:
     def update(self, **changes: Any) -> None:
         """Change the state and write it, whole or not at all."""
         self.state = replace(self.state, **changes)
-        whole(self._path, lambda path: path.write_text(json.dumps(asdict(self.state), indent=2)))
+        text = json.dumps(asdict(self.state), indent=2)
+        if self.storage:
+            self.storage.write(STATE, io.BytesIO(text.encode()))
+        else:
+            whole(self.folder / STATE, lambda path: path.write_text(text))
 
     def begin(self, job: spec.RunJob, data: Data, *, fresh: bool) -> None:
         """Start the first attempt or a fresh one; an attempt that goes on stays what it is."""
@@ -124,7 +151,7 @@ class Run:
         if changed := self.changed_settings(job):
             lines = "\n  ".join(changed)
             raise UserError(
-                f"The run {job.name!r} in {self.folder} was started with other settings:\n  {lines}\n"
+                f"The run {job.name!r} in {self.where} was started with other settings:\n  {lines}\n"
                 "Give the job another name, or start over with --fresh."
             )
 
@@ -139,20 +166,24 @@ class Run:
             if not _may_change(path, job) and _differ(path, then, now)
         ]
 
-    @property
-    def _path(self) -> Path:
-        return self.folder / "state.json"
-
     def _read(self) -> RunState:
-        if not self._path.exists():
+        text = self._text()
+        if text is None:
             return RunState()
         try:
-            values = json.loads(self._path.read_text())
+            values = json.loads(text)
             return RunState(**{**values, "data": values["data"] and Data(**values["data"])})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self._path}: damaged ({error}). Remove the folder {self.folder}, or give the job another name."
+                f"{self.where}/{STATE}: damaged ({error}). Remove the folder {self.where}, or give the job another "
+                "name."
             ) from error
+
+    def _text(self) -> bytes | None:
+        if self.storage:
+            return self.storage.read(STATE) if self.storage.infos([STATE])[0].is_file else None
+        path = self.folder / STATE
+        return path.read_bytes() if path.exists() else None
 
 
 def _may_change(path: str, job: spec.RunJob) -> bool:
@@ -169,14 +200,15 @@ def _differ(path: str, then: dict[str, Any], now: dict[str, Any]) -> bool:
 
 @contextmanager
 def hold(storage: str, name: str) -> Iterator[Run]:
-    """Open the folder of a run and keep every other process out of it.
+    """Open the folder of a run and keep every other process out of it: of this machine, where storage is a URI.
 
     Raises:
         UserError: if another process holds it, or the folder cannot be written.
+        DataError: if a URI is of no known kind, or its store does not answer.
     """
     from filelock import FileLock, Timeout
 
-    folder = Path(storage) / name
+    folder = (_scratch(storage) if is_uri(storage) else Path(storage)) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock", timeout=0)
@@ -187,11 +219,30 @@ def hold(storage: str, name: str) -> Iterator[Run]:
         ) from None
     except OSError as error:
         raise UserError(f"storage = {storage}: cannot be written ({error.strerror or error})") from error
+    begun = False
     try:
-        yield Run(folder)
+        run = Run(folder, _opened(storage, name))
+        try:
+            yield run
+        finally:
+            begun = run.state.attempt > 0
     finally:
-        if not (folder / "state.json").exists():
+        if not begun and not (folder / STATE).exists():
             # A job that was refused leaves nothing behind.
             (folder / "lock").unlink(missing_ok=True)
             folder.rmdir()
         lock.release()
+
+
+def _opened(storage: str, name: str) -> Storage | None:
+    if not is_uri(storage):
+        return None
+    from rsrnet.data.storage import open_storage
+
+    return open_storage(f"{storage.rstrip('/')}/{name}")
+
+
+def _scratch(uri: str) -> Path:
+    """Folder of this machine for the runs of a storage."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", uri).strip("-")
+    return Path.home() / "rsrnet" / "scratch" / f"{words}-{crc32(uri.encode()):08x}"

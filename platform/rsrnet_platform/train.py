@@ -38,7 +38,7 @@ def run(job: spec.TrainJob, *, fresh: bool) -> None:
         if not fresh:
             folder.require_same_settings(job)
             if folder.state.status == "finished":
-                where = folder.state.model_uri or folder.folder
+                where = folder.state.model_uri or folder.where
                 console.print(f"{job.name} is trained already: {where}. --fresh trains it again.")
                 return
         split = preflight.read_lists(job)
@@ -77,12 +77,15 @@ def _train(
     ) as tracker:
         counts = {"training": data.train, "validation": data.val, "skipped": len(data.skipped)}
         tracker.log_dataset(job.data.root, data.fingerprint, "training", counts)
-        unsent = folder.folder / folder.attempt / "unsent"
-        task = Task(job, uri, tracker.run_id, frozenset(data.skipped), str(unsent))
+        # Workers on other machines see no folder of this one.
+        unsent = None if folder.storage else str(folder.folder / folder.attempt / "unsent")
+        task = Task(job, uri, tracker.run_id, frozenset(data.skipped), unsent)
         best = _fit(task, folder, place)
         card = read_card(best)
         console.print(f"Best epoch: {card.epoch}, validation IoU {card.metrics['val/iou']:.3f}.")
         usable = [each for each in val if each.path not in task.skipped]
+        if folder.storage and len(place.nodes) > 1:
+            place = cluster.this_process(job.cluster)  # which has the checkpoint
         calibrate(best, job, usable, place)
         model_uri = None
         if job.tracking.model is not None:

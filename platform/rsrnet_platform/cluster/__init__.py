@@ -8,7 +8,7 @@ from rsrnet_platform.cluster.config import (
     WorkerRange,
     WorkersConfig,
 )
-from rsrnet_platform.cluster.connection import connect, foresee, settle_environment
+from rsrnet_platform.cluster.connection import connect, foresee, settle_environment, this_process
 from rsrnet_platform.cluster.place import Cluster, Node, check_resources
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "connect",
     "foresee",
     "settle_environment",
+    "this_process",
 ]

@@ -56,7 +56,7 @@ def connect(config: WorkersConfig, *, dashboard: bool = False) -> Iterator[Clust
         UserError: if the cluster cannot be reached, refuses this user, or has less than the job asks for.
     """
     if config.workers == 0:
-        yield _this_process(config)
+        yield this_process(config)
         return
     settle_environment()
     import ray
@@ -175,11 +175,16 @@ def _here(config: WorkersConfig) -> Cluster:
     nodes = (Node(int(get_num_cpus()), torch.cuda.device_count()),)
     place = find_room(config, "local", True, nodes)
     if config.workers is None and place.workers <= 1 and not place.use_gpu:
-        return _this_process(config)
+        return this_process(config)
     return place
 
 
-def _this_process(config: WorkersConfig) -> Cluster:
+def this_process(config: WorkersConfig) -> Cluster:
+    """This process alone as the place to compute.
+
+    Raises:
+        UserError: if the job asks for GPUs, and this machine has none.
+    """
     import torch
 
     nodes = (Node(cpus=os.cpu_count() or 1, gpus=torch.cuda.device_count()),)
