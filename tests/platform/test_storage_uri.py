@@ -112,7 +112,7 @@ def test_refused_job_leaves_nothing_at_the_uri(tmp_home: Path, tmp_path: Path) -
 
 
 @pytest.mark.ray
-def test_training_at_a_uri_goes_on_and_ends_wherever_it_is_started(
+def test_training_at_a_uri_is_known_wherever_it_is_started_again(
     make_job: MakeJob, ray_cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     uri = f"local://{tmp_path}/store"
