@@ -17,7 +17,7 @@ from rsrnet.model.config import RSRNetConfig
 from rsrnet.recipe import FitConfig
 from rsrnet_platform import spec, strict_yaml
 from rsrnet_platform.checking import leaves
-from rsrnet_platform.cluster import ClusterConfig
+from rsrnet_platform.cluster import TrainClusterConfig
 from rsrnet_platform.errors import JobError
 from rsrnet_platform.store import TrackingConfig
 
@@ -52,7 +52,11 @@ def problems_of(given_: dict[Any, Any]) -> list[str]:
 def test_defaults_are_those_of_the_parts() -> None:
     job = parse_train(MINIMAL)
     assert (job.model, job.loss, job.fit) == (RSRNetConfig(), LossConfig(), FitConfig())
-    assert (job.data, job.cluster, job.tracking) == (DataConfig("/data"), ClusterConfig(), TrackingConfig())
+    assert (job.data, job.cluster, job.tracking) == (
+        DataConfig("/data"),
+        TrainClusterConfig(),
+        TrackingConfig(),
+    )
 
 
 def test_empty_section_is_all_defaults(tmp_path: Path) -> None:
