@@ -17,6 +17,7 @@ from rich.text import Text
 import rsrnet
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import foresee, settle_environment
+from rsrnet_platform.doctor.command import doctor
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.models.commands import app as models_app
 from rsrnet_platform.store import resolve_uri
@@ -112,6 +113,9 @@ def _describe(job: spec.Job) -> None:
     use = "Models are looked up" if isinstance(job, spec.PredictJob) else "Tracked"
     console.print(f"{use} in {resolve_uri(job.tracking)}.")
     typer.echo(spec.to_yaml(job), nl=False)
+
+
+app.command()(doctor)
 
 
 @app.command()
