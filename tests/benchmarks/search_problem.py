@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from rsrnet_platform import spec, tune
+from rsrnet_platform.restart import Start
 from rsrnet_platform.search.cross_validation import TrialHost, TrialTask, cross_validate
 from rsrnet_platform.search.trials import Journal, Point, Trial
 from rsrnet_platform.terminal import console
@@ -114,9 +115,9 @@ class Collector:
         self.reports: list[dict[str, Any]] = []
 
     @contextmanager
-    def newest(self) -> Iterator[None]:
+    def newest(self) -> Iterator[Start]:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
-        yield None
+        yield Start(None)
 
     def repeat(self, metrics: dict[str, Any]) -> None:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""

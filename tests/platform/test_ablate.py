@@ -305,7 +305,7 @@ def test_models_of_trainings_with_workers_of_their_own_are_kept(
 
 def test_no_row_trained_is_an_error(ray_cluster, squares_of_six_photographs, tmp_path) -> None:
     job = load(job_file(tmp_path, squares_of_six_photographs), "rows=[full]", "fit.lr=1e+30")
-    with pytest.raises(UserError, match=r"No row of rows was trained to the end: .*lower fit.lr"):
+    with pytest.raises(UserError, match=r"(?s)No row of rows was trained to the end: .*lower fit.lr"):
         run(job)
 
 

@@ -112,7 +112,7 @@ def test_a_trial_is_the_training_with_the_values_of_its_point() -> None:
     training = spec.training(job, {"model.scales": [0, 2], "loss.lambda": 0.5}, "s-0001")
     assert (training.kind, training.name, training.storage) == ("train", "s-0001", "/x")
     assert (training.model.scales, training.loss.lambda_) == ((0, 2), 0.5)
-    assert (training.fit, training.data, training.cluster) == (job.fit, job.data, job.cluster)
+    assert (training.fit, training.data, training.cluster.workers) == (job.fit, job.data, job.cluster.workers)
     with pytest.raises(ConfigError, match=r"model\.combination"):
         spec.training(job, {"model.reasoning": "none"}, "s-0002")
 

@@ -22,6 +22,7 @@ import torch
 
 from rsrnet_platform import cli, spec, tune
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.restart import Start
 from rsrnet_platform.search.cross_validation import TrialTask, cross_validate
 from rsrnet_platform.store import open_client, resolve_uri
 
@@ -93,8 +94,8 @@ class Collector:
         self.reports: list[dict[str, Any]] = []
 
     @contextmanager
-    def newest(self) -> Iterator[None]:
-        yield None
+    def newest(self) -> Iterator[Start]:
+        yield Start(None)
 
     def repeat(self, metrics: dict[str, Any]) -> None:
         raise AssertionError("there is nothing to repeat")
