@@ -1,4 +1,4 @@
-"""Training and evaluation: plain loops over a model, a loader and an optimizer.
+"""Training: a plain loop over a model, loaders and an optimizer.
 
 Nothing here knows where it runs. Under ``torch.distributed`` (torchrun, Ray Train, ...) every rank calls the same
 functions with its own share of the data; otherwise one process does it all.
@@ -6,12 +6,10 @@ functions with its own share of the data; otherwise one process does it all.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,25 +23,13 @@ from rsrnet.agreement import Agreement, NoNotice, Notice, any_rank
 from rsrnet.clock import Clock
 from rsrnet.loss_config import LossConfig
 from rsrnet.losses import RSRNetLoss
-from rsrnet.metrics import PUBLISHED, MetricSums, Protocol, image_metrics
 from rsrnet.model.encoder import load_resnet_weights, read_resnet_weights
-from rsrnet.model.network import RSRNet, RSRNetOutput
+from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import MOST_IN_A_ROW, BadBatch, DivergedError, gather
+from rsrnet.randomness import random_state, set_random_state
+from rsrnet.ranks import share_buffers, sum_over_ranks, world_size
 from rsrnet.recipe import FitConfig
-
-__all__ = [
-    "BEST",
-    "MASKS",
-    "DivergedError",
-    "Progress",
-    "Training",
-    "evaluate",
-    "load_start",
-    "seed_everything",
-]
-
-MASKS = ("m_fnl", "m_rsr", "m_dec")
-"""The three masks of Table 3, the final one first."""
+from rsrnet.validation import autocast, evaluate
 
 BEST = "val/iou"
 """The best epoch is the one with the highest value of this metric."""
@@ -69,13 +55,6 @@ class Progress:
 
     seconds_left: float
     """Until the last epoch ends, validation aside."""
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch (section 4.2)."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def load_start(model: RSRNet, config: FitConfig) -> None:
@@ -278,7 +257,7 @@ class Training:
         terms = self.criterion(output, target)
         agreement.ask(terms.total, look)
         # DDP averages over ranks; with uneven shares every image still has the weight 1 / batch_size.
-        share = len(images) * _world_size() / batch_size
+        share = len(images) * world_size() / batch_size
         self.optimizer.zero_grad(set_to_none=True)
         (terms.total * share).backward()
         bad, look = agreement.answer()
@@ -325,7 +304,7 @@ class Training:
 
     def _epoch_metrics(self) -> dict[str, float]:
         """Mean loss terms of the epoch over all ranks, and the steps left out where they may be."""
-        total = _reduce(self.partial.sums.clone())
+        total = sum_over_ranks(self.partial.sums.clone())
         loss, bce, ssim, iou, final = map(float, total[:5] / total[5])
         if not np.isfinite(loss):
             raise DivergedError(f"no step of epoch {self.epoch + 1} had a finite loss: lower fit.lr")
@@ -393,7 +372,7 @@ class Training:
     def _share_of(sums: Tensor) -> Tensor:
         """This rank's part of all ranks' sums: its own, or everything on rank 0 where their number has changed."""
         rank = dist.get_rank() if dist.is_initialized() else 0
-        if len(sums) == _world_size():
+        if len(sums) == world_size():
             return sums[rank].clone()
         return sums.sum(0) if rank == 0 else torch.zeros_like(sums[0])
 
@@ -404,130 +383,3 @@ class Bad:
 
     loss: float
     """Of this rank."""
-
-
-@overload
-def evaluate(
-    model: RSRNet,
-    loader: DataLoader,
-    device: torch.device | str,
-    *,
-    precision: str = ...,
-    protocol: Protocol = ...,
-) -> dict[str, float]: ...
-
-
-@overload
-def evaluate(
-    model: RSRNet,
-    loader: DataLoader,
-    device: torch.device | str,
-    *,
-    precision: str = ...,
-    protocol: Protocol = ...,
-    notice: Notice,
-) -> dict[str, float] | None: ...
-
-
-def evaluate(
-    model: RSRNet,
-    loader: DataLoader,
-    device: torch.device | str,
-    *,
-    precision: str = "float32",
-    protocol: Protocol = PUBLISHED,
-    notice: Notice | None = None,
-) -> dict[str, float] | None:
-    """Mean AP, F1 and IoU over the images of every rank.
-
-    Args:
-        model: left in evaluation mode.
-        loader: this rank's share of the images.
-        device: where the model lives.
-        precision: ``float32`` or ``bfloat16``.
-        protocol: how masks are compared.
-        notice: what tells to stop before the end.
-
-    Returns:
-        None if a notice ended it; else
-        ``val/ap``, ``val/f1``, ``val/iou`` of M_fnl, and the same of the other masks as ``val/m_rsr/ap``, ...
-    """
-    model.eval()
-    device = torch.device(device)
-    sums = {name: MetricSums() for name in MASKS}
-    for target, output in _predictions(model, loader, device, precision):
-        if not torch.isfinite(output.m_fnl).all():
-            raise DivergedError(
-                "the network's masks are no longer numbers: lower fit.lr, or train in float32"
-            )
-        for name in MASKS:
-            sums[name].add(image_metrics(getattr(output, name), target, protocol))
-        if notice and notice.asked():
-            break
-    if notice and any_rank(notice.asked(), device):
-        return None
-    result: dict[str, float] = {}
-    for name in MASKS:
-        prefix = "val/" if name == "m_fnl" else f"val/{name}/"
-        sums[name].all_reduce()
-        result |= {prefix + key: value for key, value in sums[name].mean().items()}
-    return result
-
-
-@torch.no_grad()
-def _predictions(
-    model: RSRNet, loader: DataLoader, device: torch.device, precision: str
-) -> Iterator[tuple[Tensor, RSRNetOutput]]:
-    """True masks and the model's output for every batch of a loader, on the device."""
-    for batch in loader:
-        images = batch["image"].to(device, non_blocking=True)
-        target = batch["mask"].to(device, non_blocking=True)
-        with autocast(device, precision):
-            output = model(images, every_mask=False)
-        yield target, output
-
-
-@contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """Autocast to bfloat16 where the recipe asks for it."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        yield
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """States of PyTorch's random generators: the processor's, and the device's."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Restore what :func:`random_state` returned, as far as the device is of the same kind."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give every rank the mean of all ranks' batch statistics, which each gathers from its own images.
-
-    Otherwise every rank would validate another model, and none of them would be the one that is saved.
-    """
-    if not dist.is_initialized():
-        return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _reduce(values: Tensor) -> Tensor:
-    """Sum over all ranks."""
-    if dist.is_initialized():
-        dist.all_reduce(values)
-    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,8 @@ def _train(
         console.print(f"Best epoch: {card.epoch}, validation IoU {card.metrics['val/iou']:.3f}.")
         usable = [each for each in val if each.path not in task.skipped]
         if folder.storage and len(place.nodes) > 1:
-            place = cluster.this_process(job.cluster)  # which has the checkpoint
+            # This process has the checkpoint; whether its machine has a GPU as the workers' have, nobody promised.
+            place = cluster.this_process(replace(job.cluster, accelerator="auto"))
         calibrate(best, job, usable, place)
         model_uri = None
         if job.tracking.model is not None:

@@ -26,6 +26,7 @@ from rsrnet.data.selection import keep
 from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import BadBatch
+from rsrnet.randomness import seed_everything
 from rsrnet_platform.cluster.config import WorkerRange
 from rsrnet_platform.cluster.place import count
 from rsrnet_platform.host import Host, TrainHost
@@ -116,7 +117,7 @@ def _keep(batch: BadBatch, host: TrainHost) -> str:
 def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:
     """A training at its start, or where a checkpoint folder left it."""
     torch.set_num_threads(job.cluster.cpus_per_worker)
-    engine.seed_everything(job.fit.seed)
+    seed_everything(job.fit.seed)
     model = RSRNet(job.model)
     if folder is None and host.rank == 0:
         # The other ranks get rank 0's parameters when DDP wraps the model.

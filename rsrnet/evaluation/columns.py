@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import product
 from typing import Literal, NamedTuple, TypeAlias
 
-from rsrnet.engine import MASKS
 from rsrnet.metrics import PUBLISHED, RAW
+from rsrnet.validation import MASKS
 
 METRICS = ("ap", "f1", "iou")
 
@@ -20,7 +20,7 @@ class Setting(NamedTuple):
     """Which mask is scored, and how."""
 
     mask: str = MASKS[0]
-    """One of ``rsrnet.engine.MASKS``."""
+    """One of ``rsrnet.validation.MASKS``."""
 
     protocol: str = PUBLISHED.name
     """One of ``PROTOCOLS``."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsrnet.data.naming import Composite
-from rsrnet.engine import MASKS, autocast
 from rsrnet.evaluation.columns import METRICS
 from rsrnet.evaluation.measure import Evaluator, Example, Row, identity
 from rsrnet.evaluation.uncertainty import standard_error
 from rsrnet.metrics import image_metrics
+from rsrnet.validation import MASKS, autocast
 
 CHANGES = "changes"
 """Column of :func:`rsrnet.model.recurrence.change`, a list with a number for every iteration."""

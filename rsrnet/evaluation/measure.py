@@ -18,11 +18,11 @@ from rsrnet.data.errors import BadDataError
 from rsrnet.data.iharmony4 import open_pair, to_tensor
 from rsrnet.data.naming import Composite
 from rsrnet.data.transforms import resize_image, resize_mask
-from rsrnet.engine import MASKS, autocast
 from rsrnet.evaluation.columns import METRICS, PROTOCOLS, Place, Setting
 from rsrnet.evaluation.difficulty import colour_difference
 from rsrnet.metrics import image_metrics
 from rsrnet.model.network import RSRNet
+from rsrnet.validation import MASKS, autocast
 
 Row: TypeAlias = dict[str, Any]
 """What is known of one image: its name, its size, its region, and a score for every column of

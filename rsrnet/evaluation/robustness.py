@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsrnet.engine import MASKS, autocast
 from rsrnet.evaluation.columns import METRICS
 from rsrnet.evaluation.corruptions import CORRUPTIONS, STRENGTHS, Corruption
 from rsrnet.evaluation.measure import Evaluator, Example, Row, identity
 from rsrnet.evaluation.uncertainty import standard_error
 from rsrnet.metrics import image_metrics
+from rsrnet.validation import MASKS, autocast
 
 
 def column(corruption: str, mask: str, metric: str) -> str:

@@ -28,8 +28,8 @@ from rsrnet.data.lists import read_list
 from rsrnet.data.loader import loader
 from rsrnet.data.sampler import evaluation_batches
 from rsrnet.data.transforms import EvalTransform
-from rsrnet.engine import evaluate
 from rsrnet.model.config import ABLATIONS, ablation
+from rsrnet.validation import evaluate
 from rsrnet_platform import ablate, cli, spec, train
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.store import open_client, resolve_uri

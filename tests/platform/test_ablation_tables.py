@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rsrnet.engine import MASKS
 from rsrnet.evaluation.ablations import LABELS
 from rsrnet.evaluation.columns import METRICS, PAPERS
+from rsrnet.validation import MASKS
 from rsrnet_platform.ablation import tables
 from rsrnet_platform.ablation.estimates import Measured
 

@@ -19,10 +19,10 @@ from rsrnet.data.lists import read_list, read_train_val
 from rsrnet.data.loader import loader
 from rsrnet.data.sampler import evaluation_batches
 from rsrnet.data.transforms import EvalTransform
-from rsrnet.engine import evaluate as engine_evaluate
 from rsrnet.evaluation.measure import Evaluator
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
+from rsrnet.validation import evaluate as engine_evaluate
 from rsrnet_platform import evaluate, spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.lookup import RegistryError

@@ -23,7 +23,10 @@ from rsrnet.metrics import PUBLISHED, image_metrics
 from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.encoder import Encoder, WeightsError
 from rsrnet.model.network import RSRNet
+from rsrnet.nonfinite import DivergedError
+from rsrnet.randomness import seed_everything
 from rsrnet.recipe import FitConfig
+from rsrnet.validation import evaluate
 
 SIZE = 32
 
@@ -40,7 +43,7 @@ def loaders(root: Path, recipe: FitConfig, rank: int = 0, world_size: int = 1):
 
 
 def start(tiny: RSRNetConfig, recipe: FitConfig) -> engine.Training:
-    engine.seed_everything(recipe.seed)
+    seed_everything(recipe.seed)
     return engine.Training(RSRNet(tiny), recipe, size=SIZE)
 
 
@@ -114,7 +117,7 @@ def test_evaluation_is_the_mean_over_images_for_any_batch_size(squares, tiny) ->
     val = read_list(squares, "le50_val.txt")
     dataset = IHarmony4(squares, val, EvalTransform(SIZE))
     results = [
-        engine.evaluate(model, loader(dataset, evaluation_batches(len(val), size, 0, 1), 0), "cpu")
+        evaluate(model, loader(dataset, evaluation_batches(len(val), size, 0, 1), 0), "cpu")
         for size in (1, 3, 5)
     ]
     # Convolutions round differently in other batches, which can move a pixel in the ranking.
@@ -155,7 +158,7 @@ def run_spoiled(training: engine.Training, root: Path, spoiled: set[int], **how)
 def test_a_loss_that_is_no_number_stops_the_training_before_its_step(squares, tiny, recipe) -> None:
     kept = []
     training = start(tiny, recipe)
-    with pytest.raises(engine.DivergedError, match=r"epoch 2, step 1 is nan.*saved as here") as error:
+    with pytest.raises(DivergedError, match=r"epoch 2, step 1 is nan.*saved as here") as error:
         run_spoiled(training, squares, {3}, keep=lambda batch: kept.append(batch) or "here")
     (batch,) = kept
     assert (batch.epoch, batch.step) == (2, 1)
@@ -181,13 +184,13 @@ def test_a_step_without_a_finite_loss_is_left_out_and_counted(squares, tiny, rec
 
 def test_ten_bad_steps_in_a_row_are_no_bad_batch(squares, tiny, recipe) -> None:
     training = start(tiny, replace(recipe, on_nonfinite="skip", epochs=20, batch_size=2))
-    with pytest.raises(engine.DivergedError, match=r"(?s)epoch 2, step 5 .*10th such step in a row"):
+    with pytest.raises(DivergedError, match=r"(?s)epoch 2, step 5 .*10th such step in a row"):
         run_spoiled(training, squares, set(range(1, 100)))
 
 
 def test_an_epoch_without_a_finite_loss_ends_the_training(squares, tiny, recipe) -> None:
     training = start(tiny, replace(recipe, on_nonfinite="skip"))
-    with pytest.raises(engine.DivergedError, match="no step of epoch 1 had a finite loss"):
+    with pytest.raises(DivergedError, match="no step of epoch 1 had a finite loss"):
         run_spoiled(training, squares, set(range(100)))
 
 
@@ -296,7 +299,7 @@ def test_ranks_share_the_global_batch(squares, tiny, recipe, tmp_path, batch_siz
 def test_the_saved_model_is_the_one_that_all_ranks_validated(squares, tiny, recipe, tmp_path) -> None:
     spawn(_train, 2, squares, tiny, replace(recipe, epochs=1), tmp_path, False)
     _, val = loaders(squares, recipe)
-    alone = engine.evaluate(checkpoint.load_model(tmp_path), val, "cpu")
+    alone = evaluate(checkpoint.load_model(tmp_path), val, "cpu")
     logged = checkpoint.read_card(tmp_path).metrics
     assert {key: logged[key] for key in alone} == pytest.approx(alone, abs=1e-4)
 

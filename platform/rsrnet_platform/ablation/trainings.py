@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from rsrnet import checkpoint
-from rsrnet.engine import BEST, MASKS
+from rsrnet.engine import BEST
 from rsrnet.evaluation.ablations import masks_of
 from rsrnet.evaluation.columns import METRICS, PAPERS
 from rsrnet.evaluation.measure import Row
+from rsrnet.validation import MASKS
 from rsrnet_platform.ablation.rows import ROW, SEED
 from rsrnet_platform.search.trials import Trial
 

@@ -16,12 +16,12 @@ import torch
 
 from rsrnet import visualize
 from rsrnet.data.naming import Composite
-from rsrnet.engine import MASKS
 from rsrnet.evaluation.columns import METRICS
 from rsrnet.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from rsrnet.evaluation.measure import Row
 from rsrnet.evaluation.published import Scores
 from rsrnet.evaluation.robustness import COLUMNS, Curve, column, corrupted, curve
+from rsrnet.validation import MASKS
 from rsrnet_platform.evaluation import tables
 from rsrnet_platform.evaluation.report import IMAGES, REPORT, SUMMARY, image_table, pictures_in
 from rsrnet_platform.files import whole

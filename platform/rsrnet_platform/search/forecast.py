@@ -120,9 +120,9 @@ def seconds_per_image(job: spec.SearchJob, point: Point, place: Cluster) -> floa
     """Time a training step of a point's network on random images, as a worker would take it."""
     import torch
 
-    from rsrnet.engine import autocast
     from rsrnet.losses import RSRNetLoss
     from rsrnet.model.network import RSRNet
+    from rsrnet.validation import autocast
 
     training = spec.training(job, point, job.name)
     device = torch.device("cuda" if place.use_gpu else "cpu")

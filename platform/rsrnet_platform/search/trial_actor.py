@@ -14,7 +14,7 @@ import torch
 from ray import tune
 from ray.actor import ActorHandle
 
-from rsrnet.engine import DivergedError
+from rsrnet.nonfinite import DivergedError
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error

@@ -14,11 +14,11 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
 from rsrnet.data.lists import read_list
 from rsrnet.data.naming import Composite
-from rsrnet.engine import MASKS
 from rsrnet.evaluation.columns import METRICS, settings
 from rsrnet.evaluation.measure import Evaluator
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
+from rsrnet.validation import MASKS
 
 SIZE = 32
 
