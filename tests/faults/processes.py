@@ -51,12 +51,21 @@ def told(job: spec.TrainJob) -> list[str]:
 
 
 def actors() -> list[psutil.Process]:
-    """Processes that Ray started for trainings on this machine."""
+    """Processes that the Ray of this test session started for trainings, and not another cluster of the machine."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])
         if any(name in " ".join(process.info["cmdline"] or []) for name in ACTORS)
+        and _writes_below(process, os.environ["RAY_TMPDIR"])
     ]
+
+
+def _writes_below(process: psutil.Process, folder: str) -> bool:
+    """Whether a process has a file open there; Ray's have their logs, and no environment that could be read."""
+    try:
+        return any(file.path.startswith(f"{folder}/") for file in process.open_files())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def require_no_orphans(seconds: float = 30) -> None:
