@@ -366,6 +366,10 @@ class Training:
         self.history = state["history"]
         if partial := state.get("partial"):
             self.partial = Partial(**{**partial, "sums": self._share_of(partial["sums"])})
+        if self.epoch or self.partial.step:
+            # That the optimizer was stepped is in no state dict, and the schedule looks for it: behind the last step
+            # of the first epoch it would warn of a wrong order.
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]
         set_random_state(state["random"], self.device)
 
     @staticmethod

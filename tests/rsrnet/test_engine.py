@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,7 +195,7 @@ def test_an_epoch_without_a_finite_loss_ends_the_training(squares, tiny, recipe)
         run_spoiled(training, squares, set(range(100)))
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 4])
+@pytest.mark.parametrize("stop_at", [1, 2, pytest.param(4, id="behind the last step of the first epoch")])
 def test_a_training_stopped_in_an_epoch_goes_on_to_the_same_numbers(
     squares, tiny, recipe, tmp_path, stop_at
 ) -> None:
@@ -220,7 +221,10 @@ def test_a_training_stopped_in_an_epoch_goes_on_to_the_same_numbers(
     resumed = start(tiny, replace(recipe, seed=recipe.seed))
     resumed.resume(tmp_path)
     assert resumed.partial.step == stopped.partial.step
-    run(resumed, squares)
+    with warnings.catch_warnings():
+        # Behind an epoch's last step the schedule is stepped first, as the optimizer was in another process.
+        warnings.simplefilter("error")
+        run(resumed, squares)
     assert losses(resumed) == losses(whole)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
