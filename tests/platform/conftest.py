@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -28,7 +29,11 @@ MakeJob = Callable[..., spec.TrainJob]
 @pytest.fixture
 def train_file(squares: Path, tmp_path: Path) -> Path:
     """A job file that trains a tiny network for three epochs, in this process."""
-    path = tmp_path / "job.yaml"
+    return write_train_file(tmp_path, squares)
+
+
+def write_train_file(folder: Path, squares: Path) -> Path:
+    path = folder / "job.yaml"
     path.write_text(f"""{spec.FIRST_LINE}
 kind: train
 name: squares
@@ -36,8 +41,8 @@ data: {{root: {squares}, val: le50_val.txt, size: 32, loader_processes: 0}}
 model: {{depth: 18, width: 4, iterations: 2, scales: [0, 1]}}
 fit: {{epochs: 3, batch_size: 4, lr: 2e-3, milestones: [2], encoder_weights: none}}
 cluster: {{workers: 0}}
-storage: {tmp_path / "runs"}
-tracking: {{uri: {tmp_path / "mlflow.db"}}}
+storage: {folder / "runs"}
+tracking: {{uri: {folder / "mlflow.db"}}}
 """)
     path.chmod(0o755)
     return path
@@ -46,9 +51,11 @@ tracking: {{uri: {tmp_path / "mlflow.db"}}}
 @pytest.fixture
 def make_job(train_file: Path) -> MakeJob:
     """The job of `train_file`, with overrides given as `path="value"` pairs of dotted paths."""
-    return lambda **overrides: spec.load(
-        train_file, [f"{path.replace('__', '.')}={value}" for path, value in overrides.items()]
-    )
+    return partial(load_with, train_file)
+
+
+def load_with(file: Path, **overrides: Any) -> Any:
+    return spec.load(file, [f"{path.replace('__', '.')}={value}" for path, value in overrides.items()])
 
 
 @pytest.fixture(scope="session")
@@ -129,18 +136,25 @@ class MlflowServer:
     """A real MLflow server with a store of its own, which hands out artifacts over HTTP.
 
     It may be killed, and started again on the same port and store.
+
+    Args:
+        folder: for everything it keeps.
+        database: URI of its store; None: an SQLite file in the folder.
+        workers: how many processes answer.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None, workers: int = 1) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
+        self.database = database or f"sqlite:///{folder}/mlflow.db"
+        self.workers = workers
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        options = ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        options = ["--workers", str(self.workers), "--backend-store-uri", self.database]
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 [*command, *options, "--artifacts-destination", str(self.folder / "artifacts")],
