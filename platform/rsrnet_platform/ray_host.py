@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import ray
 import ray.train
 import ray.train.torch
 
 from rsrnet.checkpoint import unwritable
+from rsrnet_platform.channel import JobNotice
 from rsrnet_platform.host import Write
-from rsrnet_platform.restart import INTERRUPTED, Start, is_further, newest_intact
+from rsrnet_platform.restart import INTERRUPTED, Start, epochs_done, is_further, newest_intact
 from rsrnet_platform.shelf import Shelf
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
-
-SECONDS_BETWEEN_QUESTIONS = 1.0
-"""A worker asks the job that often whether it is to stop."""
 
 SECONDS_BETWEEN_LOOKS = 5.0
 """The workers together look that often whether a machine of theirs is to be taken away; they wait for each other."""
@@ -31,6 +27,9 @@ SECONDS_BETWEEN_LOOKS = 5.0
 
 class RayHost:
     """A worker of Ray Train."""
+
+    epochs_done = staticmethod(epochs_done)
+    """How far a checkpoint is, by its folder."""
 
     def __init__(self) -> None:
         context = ray.train.get_context()
@@ -49,7 +48,7 @@ class RayHost:
             newest = Path(known.path).name
             names = [name for name in names if name < newest] + [newest]
         if self.shelf.has(INTERRUPTED) and is_further(
-            INTERRUPTED, names[-1] if names else None, self.shelf.fetch
+            INTERRUPTED, names[-1] if names else None, self.shelf.fetch, self.epochs_done
         ):
             names.append(INTERRUPTED)
         with newest_intact(names, self.shelf.fetch) as start:
@@ -73,6 +72,13 @@ class RayHost:
                 for name in set(self.shelf.checkpoints()) - set(before):
                     self.shelf.remove(name)
                 raise unwritable(self.shelf.path, error) from error
+        self.shelf.remove(INTERRUPTED)
+
+    def interrupt(self, write: Write) -> None:
+        """See :class:`~rsrnet_platform.host.TrainHost`."""
+        with TemporaryDirectory() as folder:
+            write(Path(folder))
+            self.shelf.put(INTERRUPTED, Path(folder))
 
 
 class RayTrainHost(RayHost):
@@ -87,18 +93,6 @@ class RayTrainHost(RayHost):
         self.notice = ClusterNotice(channel)
         self._channel = channel
 
-    def report(self, metrics: dict[str, Any], write: Write) -> None:
-        """See :class:`~rsrnet_platform.host.Host`."""
-        super().report(metrics, write)
-        if self.rank == 0:
-            self.shelf.remove(INTERRUPTED)
-
-    def interrupt(self, write: Write) -> None:
-        """See :class:`~rsrnet_platform.host.TrainHost`."""
-        with TemporaryDirectory() as folder:
-            write(Path(folder))
-            self.shelf.put(INTERRUPTED, Path(folder))
-
     def tell(self, line: str) -> None:
         """See :class:`~rsrnet_platform.host.TrainHost`; nobody waits until the line has arrived."""
         self._channel.tell.remote(line)
@@ -108,22 +102,16 @@ class RayTrainHost(RayHost):
         return self.shelf.write(name, data)
 
 
-class ClusterNotice:
+class ClusterNotice(JobNotice):
     """Tells the training to stop when the job says so, and to save when a machine of a worker is to be taken away.
 
     See :class:`rsrnet.agreement.Notice`.
     """
 
     def __init__(self, channel: ActorHandle) -> None:
-        self._channel = channel
-        self._asked = threading.Event()
+        super().__init__(channel)
         self._last_look = time.monotonic()
         self._leaving: set[str] = set()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def asked(self) -> bool:
-        """Whether the job said so."""
-        return self._asked.is_set()
 
     def due(self) -> bool:
         """Whether it is time to look after the machines again."""
@@ -136,13 +124,3 @@ class ClusterNotice:
         new = set(info.preempted_node_ids if info else ()) - self._leaving
         self._leaving |= new
         return bool(new)
-
-    def _listen(self) -> None:
-        while not self._asked.is_set():
-            try:
-                asked: Any = ray.get(self._channel.asked.remote())
-            except ray.exceptions.RayError:
-                return  # the job is gone, and its workers are ended
-            if asked:
-                self._asked.set()
-            time.sleep(SECONDS_BETWEEN_QUESTIONS)

@@ -64,15 +64,28 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def is_further(interrupted: str, newest: str | None, fetch: Fetch) -> bool:
+def epochs_done(folder: Path) -> int:
+    """Epochs that a checkpoint has behind it."""
+    return checkpoint.read_card(folder).epoch
+
+
+def is_further(
+    interrupted: str, newest: str | None, fetch: Fetch, done: Callable[[Path], int] = epochs_done
+) -> bool:
     """Whether an interrupted epoch's checkpoint goes on behind the newest whole epoch's.
 
     It does not where the job died after the next epoch's checkpoint and before this one was deleted.
+
+    Args:
+        interrupted: its name.
+        newest: name of the newest whole epoch's; None: there is none.
+        fetch: gives their folders.
+        done: tells how many epochs a checkpoint has behind it.
     """
     if newest is None:
         return True
     try:
         with fetch(interrupted) as partial, fetch(newest) as whole:
-            return checkpoint.read_card(partial).epoch >= checkpoint.read_card(whole).epoch
+            return done(partial) >= done(whole)
     except checkpoint.CheckpointError:
         return True  # whichever is damaged is found out, and told, when it is to be used

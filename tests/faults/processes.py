@@ -16,7 +16,7 @@ import psutil
 from rsrnet_platform import spec
 from tests.platform.conftest import client_of, the_run
 
-ACTORS = ("RayTrainWorker", "TrainController", "Channel")
+ACTORS = ("RayTrainWorker", "TrainController", "Channel", "StopSign", "ImplicitFunc")
 """What Ray starts for a training, by what its processes are called."""
 
 

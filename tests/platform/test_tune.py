@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rsrnet.agreement import NoNotice
 from rsrnet_platform import cli, spec, tune
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.restart import Start
@@ -89,6 +90,7 @@ class Collector:
     """A host that only remembers: the oracle for what a trial reports."""
 
     rank, world_size, device = 0, 1, torch.device("cpu")
+    notice = NoNotice()
 
     def __init__(self) -> None:
         self.reports: list[dict[str, Any]] = []
@@ -102,6 +104,9 @@ class Collector:
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         self.reports.append(metrics)
+
+    def interrupt(self, write: Callable[[Path], None]) -> None:
+        raise AssertionError("nobody told it to stop")
 
 
 def test_a_grid_is_searched_reported_and_tracked(ray_cluster, tune_file, capsys) -> None:

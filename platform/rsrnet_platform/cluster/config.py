@@ -149,10 +149,14 @@ class GroupConfig(WorkersConfig):
     """How the workers of a training lie on the nodes: `pack` on few and `spread` over many as far as there is room;
     `strict_pack` all on one, `strict_spread` each on another."""
 
+    grace: float = 10.0
+    """Seconds that trainings have to write a checkpoint after SIGTERM or Ctrl-C, before the job ends."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             self,
+            grace=(self.grace >= 0, "a number of seconds, at least 0"),
             placement=(
                 self.placement in ("pack", "spread", "strict_pack", "strict_spread"),
                 "pack, spread, strict_pack or strict_spread",
@@ -162,7 +166,7 @@ class GroupConfig(WorkersConfig):
 
 @dataclass(frozen=True)
 class SearchClusterConfig(ClusterConfig, GroupConfig):
-    """How many workers each training of a job has, what each holds, and where they run."""
+    """How many workers each training of a job has, what each holds, where they run, and how they end early."""
 
 
 @dataclass(frozen=True)
@@ -173,16 +177,12 @@ class TrainClusterConfig(GroupConfig):
     """Worker processes; 0 computes in this process, without Ray; `{min: 1, max: 8}`: as many as there is room for,
     now and when nodes come and go."""
 
-    grace: float = 10
-    """Seconds that a training has to write a checkpoint after SIGTERM or Ctrl-C, before the job ends."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         # Ray Train 2.60 counts the free room of all nodes: it would wait for room that there is not.
         elastic = isinstance(self.workers, WorkerRange)
         require(
             self,
-            grace=(self.grace >= 0, "a number of seconds, at least 0"),
             labels=(not (elastic and self.labels), "nothing, as workers is a range; use resources instead"),
             placement=(
                 not elastic or not self.placement.startswith("strict_"),

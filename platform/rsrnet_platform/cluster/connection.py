@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,10 +71,23 @@ def connect(config: WorkersConfig, *, dashboard: bool = False) -> Iterator[Clust
         yield here
         return
     try:
-        _attach(ray, address) if address else _start(ray, dashboard)
+        with _keeping_the_answer_to_sigterm():
+            _attach(ray, address) if address else _start(ray, dashboard)
         yield _cluster(ray, config, started=address is None)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _keeping_the_answer_to_sigterm() -> Iterator[None]:
+    """Ray's own answer would end this program with the exit code 15, which is none of a signal's."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Without one Ray's is better, and outside the main thread Ray leaves it alone.
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def foresee(config: WorkersConfig) -> Cluster:

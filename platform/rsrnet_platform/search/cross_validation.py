@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
 from rsrnet import engine
+from rsrnet.agreement import Notice
 from rsrnet.checkpoint import CheckpointError
 from rsrnet.data.config import DataConfig
 from rsrnet.data.folds import Split, folds
@@ -22,9 +23,10 @@ from rsrnet.data.lists import read_list, read_train_val
 from rsrnet.data.naming import Composite
 from rsrnet.data.selection import keep
 from rsrnet_platform.host import Host
+from rsrnet_platform.interruption import Stopped
 from rsrnet_platform.search.config import SearchConfig
 from rsrnet_platform.spec import TrainJob
-from rsrnet_platform.worker import begin, loaders
+from rsrnet_platform.worker import begin, loaders, place_of
 
 PROGRESS = "folds.json"
 """File in a trial's checkpoints, beside those of the training: scores of the folds done, and the last report."""
@@ -53,6 +55,38 @@ class TrialHost(Host, Protocol):
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """Keep a checkpoint that ``write`` puts into a folder, then report; every rank calls it, rank 0 writes."""
+
+    @property
+    def notice(self) -> Notice:
+        """Tells the trial to stop."""
+
+    def interrupt(self, write: Callable[[Path], None]) -> None:
+        """Keep a checkpoint in the middle of an epoch, until that epoch has its own; rank 0 calls it."""
+
+
+@dataclass
+class Done:
+    """What a trial has behind it; part of its checkpoints."""
+
+    scores: list[float] = field(default_factory=list)
+    """Of the folds that are done."""
+
+    report: dict[str, Any] = field(default_factory=dict)
+    """The last one; empty before the first epoch is done."""
+
+    @property
+    def steps(self) -> int:
+        """Epochs, over all folds."""
+        return self.report.get("step", 0)
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder of a checkpoint."""
+        (folder / PROGRESS).write_text(json.dumps({"scores": self.scores, "report": self.report}))
+
+    @classmethod
+    def read(cls, folder: Path) -> Done:
+        """Read it from there."""
+        return cls(**json.loads((folder / PROGRESS).read_text()))
 
 
 def split_into_folds(data: DataConfig, search: SearchConfig, skipped: frozenset[str]) -> list[Split]:
@@ -84,69 +118,77 @@ def _usable(composites: Sequence[Composite], skipped: frozenset[str]) -> Sequenc
 
 
 def cross_validate(task: TrialTask, host: TrialHost) -> None:
-    """Train on every fold up to the last epoch, from the newest checkpoint if there is one."""
+    """Train on every fold up to the last epoch, from the newest checkpoint if there is one.
+
+    Raises:
+        Stopped: on every rank, if the trial was told to stop; its checkpoint is kept.
+    """
     splits = split_into_folds(task.job.data, task.search, task.skipped)
     with host.newest() as start:
-        scores, last, training = _resume(task, host, start.folder)
-    if last:
-        host.repeat(last)
+        done, training = _resume(task, host, start.folder)
+    if done.report:
+        host.repeat(done.report)
     while True:
-        _train_fold(task, host, training, splits[len(scores)], scores)
-        scores.append(_score(training, task.search.metric))
-        if len(scores) == len(splits):
+        _train_fold(task, host, training, splits[len(done.scores)], done)
+        done.scores.append(_score(training, task.search.metric))
+        if len(done.scores) == len(splits):
             return
         training = begin(task.job, host, None)
 
 
-def _resume(
-    task: TrialTask, host: TrialHost, folder: Path | None
-) -> tuple[list[float], dict[str, Any], engine.Training]:
-    """Scores of the folds done, the last report, and the training to go on with."""
+def _resume(task: TrialTask, host: TrialHost, folder: Path | None) -> tuple[Done, engine.Training]:
+    """What was done, and the training to go on with."""
+    if folder is None:
+        return Done(), begin(task.job, host, None)
     try:
-        return *_progress(folder), begin(task.job, host, folder)
-    except (CheckpointError, OSError, ValueError, KeyError):
-        if folder is None:
-            raise
+        return Done.read(folder), begin(task.job, host, folder)
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
         # A damaged checkpoint costs the trial what it had done, not its place in the search.
-        return [], {}, begin(task.job, host, None)
+        return Done(), begin(task.job, host, None)
 
 
 def _train_fold(
-    task: TrialTask, host: TrialHost, training: engine.Training, split: Split, scores: list[float]
+    task: TrialTask, host: TrialHost, training: engine.Training, split: Split, done: Done
 ) -> None:
-    """Train on a fold; ``scores`` are those of the folds before it."""
+    """Train on the fold behind those that are done."""
 
     def on_epoch(training: engine.Training) -> None:
         score = _score(training, task.search.metric)
-        report = {
-            "step": len(scores) * task.job.fit.epochs + training.epoch,
-            "fold": len(scores),
+        done.report = {
+            "step": len(done.scores) * task.job.fit.epochs + training.epoch,
+            "fold": len(done.scores),
             "epoch": training.epoch,
             "score": score,
-            "objective": fmean([*scores, score]),
+            "objective": fmean([*done.scores, score]),
             "metrics": training.metrics,
         }
 
         def write(folder: Path) -> None:
             training.save(folder)
-            (folder / PROGRESS).write_text(json.dumps({"scores": scores, "report": report}))
+            done.write(folder)
 
         if task.keep is not None and host.rank == 0 and training.best_epoch == training.epoch:
             # Before the checkpoint: a trial that dies in between trains this epoch again, and writes the same.
             training.save_model(task.keep)
-        host.report(report, write)
+        host.report(done.report, write)
 
-    training.run(*loaders(task.job, split.train, split.val, host), on_epoch=on_epoch)
+    batches = loaders(task.job, split.train, split.val, host)
+    if not training.run(*batches, on_epoch=on_epoch, notice=host.notice):
+        _keep_interrupted(training, host, done)
+        raise Stopped(f"Stopped {place_of(training)}.")
+
+
+def _keep_interrupted(training: engine.Training, host: TrialHost, done: Done) -> None:
+    sums = training.sums_of_all_ranks()
+
+    def write(folder: Path) -> None:
+        training.save_partial(folder, sums)
+        done.write(folder)
+
+    if host.rank == 0:
+        host.interrupt(write)
 
 
 def _score(training: engine.Training, metric: str) -> float:
     """The best value so far: what a training keeps is its best epoch."""
     return max(metrics[metric] for metrics in training.history)
-
-
-def _progress(folder: Path | None) -> tuple[list[float], dict[str, Any]]:
-    """Scores of the folds done and the last report; nothing of either at the start."""
-    if folder is None:
-        return [], {}
-    values = json.loads((folder / PROGRESS).read_text())
-    return values["scores"], values["report"]

@@ -17,12 +17,17 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rsrnet_platform import spec
+from rsrnet_platform.channel import open_stop_sign
 from rsrnet_platform.cluster import Cluster
+from rsrnet_platform.cluster.place import count
 from rsrnet_platform.errors import causes, is_user_error
+from rsrnet_platform.interruption import Interruption, Stopped
+from rsrnet_platform.restart import INTERRUPTED
 from rsrnet_platform.search import schedulers
 from rsrnet_platform.search.ledger import Ledger
 from rsrnet_platform.search.schedulers import INDEX
@@ -50,7 +55,11 @@ def concurrency(job: spec.SearchJob, place: Cluster) -> int:
 
 
 def run(
-    shared: Shared, suggest: Callable[[], tuple[int, Point] | None], most_epochs: int, ledger: Ledger
+    shared: Shared,
+    suggest: Callable[[], tuple[int, Point] | None],
+    most_epochs: int,
+    ledger: Ledger,
+    interruption: Interruption,
 ) -> None:
     """Run trials until there are no more.
 
@@ -59,12 +68,29 @@ def run(
         suggest: number and point of the next trial; None: there are no more.
         most_epochs: epochs of the longest trial, over all folds.
         ledger: knows the trials of earlier starts, and is told what happens.
+        interruption: tells the search to stop.
+
+    Raises:
+        Stopped: if it was told to stop; every trial in hand has kept a checkpoint.
+        UserError: (and the other errors of ``errors.USER_ERRORS``) if a trial met what only the user can mend.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     # It misses those files, and tells every failure of a trial with its traceback; the report has the reason.
     for name in ("analysis.experiment_analysis", "execution.tune_controller", "tune"):
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
+    with open_stop_sign() as sign:
+        _fit(replace(shared, sign=sign), suggest, most_epochs, ledger, interruption)
+
+
+def _fit(
+    shared: Shared,
+    suggest: Callable[[], tuple[int, Point] | None],
+    most_epochs: int,
+    ledger: Ledger,
+    interruption: Interruption,
+) -> None:
+    """See :func:`run`."""
     job, place = shared.job, shared.place
     answer = None
     in_actor = job.cluster.workers == 1
@@ -85,7 +111,7 @@ def run(
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_Suggestions(suggest),
+            search_alg=_Suggestions(suggest, interruption),
             scheduler=schedulers.make(job.search, most_epochs, ledger.journal.in_order(), answer),
             num_samples=-1,
             max_concurrent_trials=concurrency(job, place),
@@ -94,7 +120,7 @@ def run(
         run_config=tune.RunConfig(
             name=scratch.name,
             storage_path=str(scratch.parent),
-            callbacks=[_Listener(ledger)],
+            callbacks=[_Listener(ledger, interruption, shared.sign)],
             # Ray Train restarts workers by itself: both would multiply.
             failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures if in_actor else 0),
             verbose=0,
@@ -103,8 +129,8 @@ def run(
     try:
         tuner.fit()
     except tune.TuneError as error:
-        # What the ledger raises comes wrapped, with tracebacks in its text.
-        raise next(filter(is_user_error, causes(error)), error) from None
+        # What the listener raises comes wrapped, with tracebacks in its text.
+        raise next(filter(_is_told, causes(error)), error) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -119,11 +145,14 @@ class _NotKept:
 class _Suggestions(_NotKept, Searcher):
     """Hands out the next trial whenever there is room for it."""
 
-    def __init__(self, suggest: Callable[[], tuple[int, Point] | None]) -> None:
+    def __init__(self, suggest: Callable[[], tuple[int, Point] | None], interruption: Interruption) -> None:
         super().__init__()
         self._suggest = suggest
+        self._interruption = interruption
 
     def suggest(self, trial_id: str) -> Any:
+        if self._interruption.asked():
+            return None
         suggestion = self._suggest()
         if suggestion is None:
             return Searcher.FINISHED
@@ -143,10 +172,23 @@ class _Suggestions(_NotKept, Searcher):
 
 
 class _Listener(_NotKept, tune.Callback):
-    """Tells the ledger what Tune says."""
+    """Tells the ledger what Tune says, and stops the trials when the search is told to stop."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, interruption: Interruption, sign: ActorHandle) -> None:
         self._ledger = ledger
+        self._interruption = interruption
+        self._sign = sign
+        self._interrupted: set[int] = set()
+
+    def on_step_begin(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        if not self._interruption.asked():
+            return
+        self._sign.stop.remote()
+        running = {trial.index for trial in self._ledger.running}
+        if running <= self._interrupted:
+            raise Stopped(
+                f"Stopped with {count(len(running), 'trial')} in hand. The same job goes on from there."
+            )
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._ledger.begin(trial.config[INDEX], trial.config[POINT])
@@ -154,14 +196,23 @@ class _Listener(_NotKept, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._ledger.hear(trial.config[INDEX], result)
+        if INTERRUPTED in result:
+            self._interrupted.add(trial.config[INDEX])
+        else:
+            self._ledger.hear(trial.config[INDEX], result)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        self._ledger.end(trial.config[INDEX])
+        if trial.config[INDEX] not in self._interrupted:  # it is not over
+            self._ledger.end(trial.config[INDEX])
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._ledger.begin(trial.config[INDEX], trial.config[POINT])  # it may have died before it started
         self._ledger.end(trial.config[INDEX], error=_reason(trial))
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether an error is what the listener raised: a message for the user."""
+    return is_user_error(error) or isinstance(error, Stopped)
 
 
 def _reason(trial: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rsrnet_platform import cluster, preflight, provenance, runs, spec
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.interruption import Interruption, Stopped, graceful
 from rsrnet_platform.search.trials import Journal, Point, Trial
 from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
@@ -126,6 +128,9 @@ def run_trials(
 
     Returns:
         Every trial of the attempt, in any state, by its number.
+
+    Raises:
+        SystemExit: if a signal ended it.
     """
     from rsrnet_platform.search import ray_tune
     from rsrnet_platform.search.ledger import Ledger
@@ -143,9 +148,23 @@ def run_trials(
                 session.place,
                 keep=keep or {},
             )
-            with Screen(ledger, lambda: plan.total, at_once).shown(console):
-                ray_tune.run(shared, plan.next, plan.most_epochs, ledger)
+            with (
+                _exiting_when_told(job.cluster.grace) as interruption,
+                Screen(ledger, lambda: plan.total, at_once).shown(console),
+            ):
+                ray_tune.run(shared, plan.next, plan.most_epochs, ledger, interruption)
     return journal.in_order()
+
+
+@contextmanager
+def _exiting_when_told(grace: float) -> Iterator[Interruption]:
+    """See :func:`~rsrnet_platform.interruption.graceful`; leaves the process once the trials are stopped."""
+    with graceful(grace, console) as interruption:
+        try:
+            yield interruption
+        except Stopped as stopped:
+            console.print(str(stopped))
+            sys.exit(interruption.exit_code)
 
 
 def _require_splits(job: spec.SearchJob, data: runs.Data) -> None:

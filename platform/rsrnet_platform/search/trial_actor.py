@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ import torch
 from ray import tune
 from ray.actor import ActorHandle
 
+from rsrnet.agreement import Notice
 from rsrnet.nonfinite import DivergedError
 from rsrnet_platform import spec
+from rsrnet_platform.channel import JobNotice
 from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
-from rsrnet_platform.restart import Start
-from rsrnet_platform.search.cross_validation import TrialTask, cross_validate
+from rsrnet_platform.interruption import Stopped
+from rsrnet_platform.restart import INTERRUPTED, Start, damage
+from rsrnet_platform.search.cross_validation import Done, TrialTask, cross_validate
 from rsrnet_platform.search.schedulers import INDEX, OBJECTIVE
 
 POINT = "point"
@@ -37,6 +40,9 @@ class Shared:
     skipped: frozenset[str]
     place: Cluster
 
+    sign: Any = None
+    """A :class:`~rsrnet_platform.channel.StopSign` of the job; the search puts it up when the trials begin."""
+
     verdicts: ActorHandle | None = None
     """Tells the workers of a trial whether to go on; None: nobody gives up on trials, or Tune ends them."""
 
@@ -47,8 +53,9 @@ class Shared:
 def alone(config: dict[str, Any], shared: Shared) -> None:
     """A trial in this actor."""
     task = task_of(config, shared)
-    with telling():
-        cross_validate(task, ActorHost(folder_of(config, shared), shared.place.use_gpu))
+    # Closed, as the actor goes on to other trials.
+    with telling(), closing(JobNotice(shared.sign)) as notice:
+        cross_validate(task, ActorHost(folder_of(config, shared), shared.place.use_gpu, notice))
 
 
 def task_of(config: dict[str, Any], shared: Shared) -> TrialTask:
@@ -64,13 +71,15 @@ def folder_of(config: dict[str, Any], shared: Shared) -> Path:
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Report what trying again would not mend, instead of dying of it.
+    """Report what trying again would not mend, instead of dying of it, and that the trial was told to stop.
 
     A loss that became NaN is the point's fault. The user's other errors are not: without its images, or its
     weights, no trial can be trained.
     """
     try:
         yield
+    except Stopped:
+        tune.report({OBJECTIVE: 0.0, INTERRUPTED: True})
     except Exception as error:
         if not is_user_error(error):
             raise
@@ -84,21 +93,24 @@ class ActorHost:
     Args:
         folder: of the trial's checkpoints.
         use_gpu: whether to compute on a GPU.
+        notice: tells the trial to stop.
     """
 
     rank = 0
     world_size = 1
 
-    def __init__(self, folder: Path, use_gpu: bool) -> None:
+    def __init__(self, folder: Path, use_gpu: bool, notice: Notice) -> None:
         self.folder = folder
         self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.notice = notice
 
     @contextmanager
     def newest(self) -> Iterator[Start]:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
         for partial in self.folder.glob("partial-*"):
             shutil.rmtree(partial, ignore_errors=True)
-        yield Start(max(self.folder.glob("checkpoint-*"), default=None))
+        intact = [folder for folder in self.folder.glob("checkpoint-*") if damage(folder) is None]
+        yield Start(max(intact, default=None))
 
     def repeat(self, metrics: dict[str, Any]) -> None:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
@@ -106,13 +118,22 @@ class ActorHost:
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
+        for folder in self._keep(write, ""):
+            shutil.rmtree(folder, ignore_errors=True)
+        tune.report(metrics)
+
+    def interrupt(self, write: Callable[[Path], None]) -> None:
+        """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
+        # By its name behind the checkpoint of the epoch before, and before the next one's.
+        self._keep(write, "-interrupted")
+
+    def _keep(self, write: Callable[[Path], None], suffix: str) -> list[Path]:
+        """Keep a checkpoint under its number of epochs; the other ones there are."""
         # A name of its own: after a kill on a cluster that lives on, an orphan may still write here for a moment.
         partial = self.folder / f"partial-{uuid4().hex}"
         write(partial)
-        whole = self.folder / f"checkpoint-{metrics['step']:06d}"
-        shutil.rmtree(whole, ignore_errors=True)  # damaged: the trial started over
-        older = list(self.folder.glob("checkpoint-*"))
-        partial.rename(whole)
-        for folder in older:
-            shutil.rmtree(folder, ignore_errors=True)
-        tune.report(metrics)
+        kept = self.folder / f"checkpoint-{Done.read(partial).steps:06d}{suffix}"
+        shutil.rmtree(kept, ignore_errors=True)  # damaged: the trial started over
+        others = list(self.folder.glob("checkpoint-*"))
+        partial.rename(kept)
+        return others

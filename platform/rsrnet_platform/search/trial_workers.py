@@ -16,9 +16,10 @@ from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from rsrnet_platform.channel import JobNotice
 from rsrnet_platform.ray_host import RayHost
 from rsrnet_platform.ray_train import StopOnUserError, cause_of
-from rsrnet_platform.search.cross_validation import cross_validate
+from rsrnet_platform.search.cross_validation import Done, cross_validate
 from rsrnet_platform.search.schedulers import INDEX
 from rsrnet_platform.search.trial_actor import Shared, folder_of, task_of, telling
 
@@ -50,7 +51,7 @@ def _worker(given: dict[str, Any]) -> None:
     """Entry point of a trial's workers."""
     config, shared = given["config"], given["shared"]
     with suppress(GivenUp):
-        cross_validate(task_of(config, shared), WorkerHost(config[INDEX], shared.verdicts))
+        cross_validate(task_of(config, shared), WorkerHost(config[INDEX], shared.sign, shared.verdicts))
 
 
 class GivenUp(Exception):  # noqa: N818 - not an error
@@ -66,13 +67,20 @@ class WorkerHost(RayHost):
 
     Args:
         index: number of the trial.
+        sign: says that the job is to stop.
         verdicts: None: nobody gives up on trials.
     """
 
-    def __init__(self, index: int, verdicts: ActorHandle | None) -> None:
+    def __init__(self, index: int, sign: ActorHandle, verdicts: ActorHandle | None) -> None:
         super().__init__()
+        self.notice = JobNotice(sign)
         self._index = index
         self._verdicts = verdicts
+
+    @staticmethod
+    def epochs_done(folder: Path) -> int:
+        """How far a checkpoint is, over all folds."""
+        return Done.read(folder).steps
 
     def repeat(self, metrics: dict[str, Any]) -> None:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
