@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.platform.conftest import history, make_job, train_file  # noqa: F401 - fixtures
+from rsrnet_platform import spec, train
+from tests.platform.conftest import (
+    history,  # noqa: F401 - a fixture
+    load_with,
+    make_job,  # noqa: F401
+    train_file,  # noqa: F401
+    write_train_file,
+)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Callable[..., spec.TrainJob]:
+    """Train what nothing happens to; the job, which is done.
+
+    Once for all tests that ask with the same settings. On Ray this needs the fixture `ray_cluster` besides.
+    """
+    done: dict[str, spec.TrainJob] = {}
+
+    def train_once(**settings: Any) -> spec.TrainJob:
+        key = str(sorted(settings.items()))
+        if key not in done:
+            file = write_train_file(tmp_path_factory.mktemp("undisturbed"), squares)
+            job = load_with(file, **settings)
+            train.run(job, fresh=False)
+            done[key] = job
+        return done[key]
+
+    return train_once
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print a row for each test that recorded a fault and its outcome, and for each that failed."""
-    rows = [
-        row
-        for kind in ("passed", "failed", "skipped")
+    """Print a row for each test that recorded a fault and its outcome, and for each that failed.
+
+    In the order of the files and of the tests in them, so that faults of a kind stand together.
+    """
+    reports = [
+        report
+        for kind in ("passed", "failed", "error", "skipped")
         for report in terminalreporter.stats.get(kind, [])
-        if "tests/faults/" in report.nodeid and (row := _row(report))
+        if report.nodeid.startswith("tests/faults/")
     ]
+    rows = [row for report in sorted(reports, key=lambda each: each.location) if (row := _row(report))]
     if not rows:
         return
     terminalreporter.section("faults")
-    for line in (
-        "| fault | outcome |",
-        "| --- | --- |",
-        *sorted(f"| {fault} | {what} |" for fault, what in rows),
-    ):
+    for line in ("| fault | outcome |", "| --- | --- |", *(f"| {fault} | {what} |" for fault, what in rows)):
         terminalreporter.write_line(line)
 
 

@@ -147,6 +147,68 @@ class TestTheLockFile:
             )
 
 
+def recorded_faults(test: ast.AST) -> list[str]:
+    """Patterns of the faults that a test records for the table, as `record_property("fault", ...)` gives them."""
+    return [
+        pattern_of(call.args[1])
+        for call in ast.walk(test)
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "id", None) == "record_property"
+        and getattr(call.args[0], "value", None) == "fault"
+    ]
+
+
+def pattern_of(text: ast.AST) -> str:
+    """A regular expression of what a literal becomes; what is filled in may be anything."""
+    if isinstance(text, ast.JoinedStr):
+        return "".join(map(pattern_of, text.values))
+    return re.escape(text.value) if isinstance(text, ast.Constant) else ".+"
+
+
+class TestTheTableOfFaults:
+    """`make faults` prints it, and the README keeps it."""
+
+    def recorded(self, repository: Path) -> dict[str, list[str]]:
+        """Of each test that records something for it: the patterns of its faults."""
+        return {
+            f"{file.name}: {node.name}": recorded_faults(node)
+            for file in sorted((repository / "tests/faults").glob("test_*.py"))
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.FunctionDef)
+            and node.name.startswith("test_")
+            and "record_property" in {argument.arg for argument in node.args.args}
+        }
+
+    def rows(self, repository: Path) -> list[str]:
+        """The faults in the README."""
+        text = (repository / "README.md").read_text(encoding="utf-8")
+        section = text.partition("\n## When something fails\n")[2].partition("\n## ")[0]
+        lines = [line for line in section.splitlines() if line.startswith("| ")]
+        return [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]]
+
+    def test_has_a_row_for_every_test_of_a_fault(self, repository: Path) -> None:
+        rows, tests = self.rows(repository), self.recorded(repository)
+
+        assert tests
+        assert all(tests.values()), "record_property is asked for, and no fault recorded"
+        missing = {
+            name: pattern
+            for name, patterns in tests.items()
+            for pattern in patterns
+            if not any(re.fullmatch(pattern, row) for row in rows)
+        }
+        assert not missing, "make faults prints the rows that the README has not"
+
+    def test_has_no_row_of_a_test_that_is_gone(self, repository: Path) -> None:
+        patterns = [pattern for each in self.recorded(repository).values() for pattern in each]
+
+        assert not [
+            row
+            for row in self.rows(repository)
+            if not any(re.fullmatch(pattern, row) for pattern in patterns)
+        ]
+
+
 class TestTheFiles:
     def test_every_job_file_runs_itself(self, repository: Path) -> None:
         jobs = sorted((repository / "jobs").glob("*.yaml"))
