@@ -91,7 +91,7 @@ def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["bit flipped", "its list truncated", "deleted"])
 def test_damage_on_ray_costs_an_epoch_not_the_run(
-    ray_cluster, train_file, make_job, record_property, damage
+    ray_cluster, train_file, make_job, undisturbed, record_property, damage
 ) -> None:
     settings = {"cluster.workers": 2, "fit.epochs": 8}
     job = make_job(cluster__workers=2, fit__epochs=8)
@@ -120,15 +120,7 @@ def test_damage_on_ray_costs_an_epoch_not_the_run(
     else:
         assert "Ray Train's list of checkpoints" in said
     assert "Going on after epoch" in said
-    whole = make_job(
-        name="whole",
-        cluster__workers=2,
-        fit__epochs=8,
-        tracking__experiment="whole",
-        tracking__model="whole",
-    )
-    train.run(whole, fresh=False)
-    require_same_history(job, whole, 8)
+    require_same_history(job, undisturbed(cluster__workers=2, fit__epochs=8), 8)
     require_no_orphans()
     record_property("fault", f"newest checkpoint on Ray {damage}")
     record_property(
@@ -158,12 +150,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_full_disk_leaves_the_checkpoint_before(
-    make_job, small_disk, monkeypatch, request, record_property, workers
+    make_job, small_disk, undisturbed, request, record_property, workers
 ) -> None:
     if workers:
         request.getfixturevalue("ray_cluster")
-    settings = {"cluster__workers": workers, "storage": small_disk, "fit__epochs": 4}
-    job = make_job(**settings)
+    settings = {"cluster__workers": workers, "fit__epochs": 4}
+    job = make_job(storage=small_disk, **settings)
     attempt = small_disk / job.name / "attempt-1"
     ballast = small_disk / "ballast"
 
@@ -188,11 +180,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert not list(attempt.rglob("*.partial"))
     ballast.unlink()
     train.run(job, fresh=False)
-    whole = make_job(
-        **settings | {"name": "whole", "tracking__experiment": "whole", "tracking__model": "whole"}
-    )
-    train.run(whole, fresh=False)
-    require_same_history(job, whole, 4)
+    require_same_history(job, undisturbed(**settings), 4)
     require_no_orphans()
     record_property(
         "fault", f"disk full while a checkpoint is written, {'on Ray' if workers else 'in one process'}"

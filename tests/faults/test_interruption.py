@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from rsrnet_platform import spec, train
+from rsrnet_platform import spec
 from tests.faults.processes import (
     actors,
     finish,
@@ -32,11 +32,12 @@ SETTINGS = {"fit.epochs": EPOCHS, "fit.batch_size": 2}
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_job_told_to_stop_goes_on_in_the_middle_of_the_epoch(
-    make_job, train_file, request, record_property, workers, sent
+    make_job, train_file, undisturbed, request, record_property, workers, sent
 ) -> None:
     address = {"RAY_ADDRESS": request.getfixturevalue("ray_cluster").address} if workers else {}
     settings = SETTINGS | {"cluster.workers": workers}
-    job = make_job(**{path.replace(".", "__"): value for path, value in settings.items()})
+    given = {path.replace(".", "__"): value for path, value in settings.items()}
+    job = make_job(**given)
     first = start(train_file, settings, **address)
     wait_for(lambda: any("epoch 2/" in text for text in told(job)), first)
     first.send_signal(sent)
@@ -56,14 +57,7 @@ def test_a_job_told_to_stop_goes_on_in_the_middle_of_the_epoch(
     assert second.returncode == 0, said
     assert where.replace("Checkpoint written", "Going on") in said
     assert not list(Path(job.storage).rglob("interrupted")), "the epoch has a checkpoint of its own now"
-    whole = make_job(
-        name="whole",
-        tracking__experiment="whole",
-        tracking__model="whole",
-        **{path.replace(".", "__"): value for path, value in settings.items()},
-    )
-    train.run(whole, fresh=False)
-    require_same_history(job, whole, EPOCHS)
+    require_same_history(job, undisturbed(**given), EPOCHS)
     require_no_orphans()
     place = "on 2 Ray workers" if workers else "in one process"
     record_property("fault", f"{sent.name}, 10 s of notice, {place}")
@@ -74,7 +68,9 @@ def test_a_job_told_to_stop_goes_on_in_the_middle_of_the_epoch(
     )
 
 
-def test_a_grace_that_is_too_short_costs_the_epoch_not_the_run(make_job, train_file, record_property) -> None:
+def test_a_grace_that_is_too_short_costs_the_epoch_not_the_run(
+    make_job, train_file, undisturbed, record_property
+) -> None:
     settings = SETTINGS | {"cluster.grace": 0}
     job = make_job(fit__epochs=EPOCHS, fit__batch_size=2, cluster__grace=0)
     first = start(train_file, settings)
@@ -87,14 +83,7 @@ def test_a_grace_that_is_too_short_costs_the_epoch_not_the_run(make_job, train_f
     second = start(train_file, settings)
     assert "Going on after epoch" in finish(second)
     assert second.returncode == 0
-    whole = make_job(
-        name="whole",
-        tracking__experiment="whole",
-        tracking__model="whole",
-        fit__epochs=EPOCHS,
-        fit__batch_size=2,
-    )
-    train.run(whole, fresh=False)
+    whole = undisturbed(fit__epochs=EPOCHS, fit__batch_size=2, cluster__workers=0)
     require_same_history(job, whole, EPOCHS)
     record_property("fault", "SIGTERM, notice too short for a checkpoint")
     record_property("outcome", f"goes on after the last epoch; {EPOCHS} of {EPOCHS} epochs, same metrics")

@@ -21,11 +21,14 @@ from tests.faults.processes import (
 )
 from tests.platform.conftest import the_run
 
+EPOCHS = 8
+SETTINGS = {"cluster__workers": 2, "fit__epochs": EPOCHS}
+
 
 @pytest.mark.ray
-def test_a_killed_worker_costs_no_epoch(ray_cluster, make_job, record_property) -> None:
+def test_a_killed_worker_costs_no_epoch(ray_cluster, make_job, undisturbed, record_property) -> None:
     """It goes on from the newest checkpoint, every epoch counted once."""
-    job = make_job(cluster__workers=2, fit__epochs=6)
+    job = make_job(**SETTINGS)
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -40,30 +43,23 @@ def test_a_killed_worker_costs_no_epoch(ray_cluster, make_job, record_property) 
     train.run(job, fresh=False)
     killer.join()
     assert killed, "no worker was found: the test did not test"
-    undisturbed = make_job(
-        name="undisturbed",
-        cluster__workers=2,
-        fit__epochs=6,
-        tracking__experiment="other",
-        tracking__model="other",
-    )
-    train.run(undisturbed, fresh=False)
-    require_same_history(job, undisturbed, 6)
+    require_same_history(job, undisturbed(**SETTINGS), EPOCHS)
     require_no_orphans()
     record_property("fault", "worker SIGKILLed")
     record_property(
         "outcome",
-        "both workers start again from the newest checkpoint; 6 of 6 epochs, bitwise the metrics of an undisturbed run",
+        f"both workers start again from the newest checkpoint; {EPOCHS} of {EPOCHS} epochs, bitwise the metrics of an "
+        "undisturbed run",
     )
 
 
 @pytest.mark.ray
 def test_a_killed_driver_goes_on_when_started_again(
-    ray_cluster, train_file, make_job, record_property
+    ray_cluster, train_file, make_job, undisturbed, record_property
 ) -> None:
     """The same command continues the same MLflow run."""
-    settings = {"cluster.workers": 2, "fit.epochs": 8}
-    job = make_job(cluster__workers=2, fit__epochs=8)
+    settings = {path.replace("__", "."): value for path, value in SETTINGS.items()}
+    job = make_job(**SETTINGS)
     first = start(train_file, settings, RAY_ADDRESS=ray_cluster.address)
     wait_for(lambda: list(Path(job.storage).glob("squares/attempt-1/checkpoint_*")), first)
     first.kill()
@@ -75,19 +71,11 @@ def test_a_killed_driver_goes_on_when_started_again(
     said = finish(second)
     assert second.returncode == 0, said
     assert the_run(job).info.run_id == run.info.run_id
-    undisturbed = make_job(
-        name="undisturbed",
-        cluster__workers=2,
-        fit__epochs=8,
-        tracking__experiment="other",
-        tracking__model="other",
-    )
-    train.run(undisturbed, fresh=False)
-    require_same_history(job, undisturbed, 8)
+    require_same_history(job, undisturbed(**SETTINGS), EPOCHS)
     require_no_orphans()
     record_property("fault", "driver SIGKILLed, the same job run again")
     record_property(
         "outcome",
-        "its workers end with it; the job goes on in the same MLflow run: 8 of 8 epochs, bitwise the metrics of an "
-        "undisturbed run",
+        f"its workers end with it; the job goes on in the same MLflow run: {EPOCHS} of {EPOCHS} epochs, bitwise the "
+        "metrics of an undisturbed run",
     )

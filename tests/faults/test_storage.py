@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from rsrnet_platform import train
 from tests.faults.processes import finish, require_no_orphans, require_same_history, start, wait_for
 from tests.platform.conftest import MakeJob
 
@@ -18,7 +17,12 @@ EPOCHS = 24
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_job_killed_on_one_machine_goes_on_on_another(
-    make_job: MakeJob, train_file: Path, ray_cluster: Any, tmp_path: Path, record_property: Any
+    make_job: MakeJob,
+    train_file: Path,
+    ray_cluster: Any,
+    undisturbed: MakeJob,
+    tmp_path: Path,
+    record_property: Any,
 ) -> None:
     """Of the first machine's disk the second sees nothing: its home is another."""
     uri = f"local://{tmp_path}/store"  # a name of the disk that pyarrow does not know: a store, to all that use it
@@ -34,14 +38,7 @@ def test_a_job_killed_on_one_machine_goes_on_on_another(
     said = finish(second)
     assert second.returncode == 0, said
     (place,) = (text for text in _told_at(homes[1]) if text.startswith("Going on after epoch "))
-    whole = make_job(
-        name="whole",
-        tracking__experiment="whole",
-        tracking__model="whole",
-        fit__epochs=EPOCHS,
-        fit__batch_size=2,
-    )
-    train.run(whole, fresh=False)
+    whole = undisturbed(fit__epochs=EPOCHS, fit__batch_size=2, cluster__workers=0)
     require_same_history(job, whole, EPOCHS)
     record_property("fault", "the job's machine lost, storage a URI")
     record_property(

@@ -102,18 +102,10 @@ def losses(job: spec.TrainJob) -> list[float]:
     ]
 
 
-@pytest.fixture
-def undisturbed(make_job: MakeJob, tmp_path: Path) -> list[float]:
-    """Losses of the same training in a store that nothing happens to."""
-    job = make_job(name="undisturbed", fit__epochs=EPOCHS, tracking__uri=tmp_path / "undisturbed.db")
-    train.run(job, fresh=False)
-    return losses(job)
-
-
 def test_a_server_that_is_killed_and_comes_back_loses_nothing(
     job: spec.TrainJob,
     server: MlflowServer,
-    undisturbed: list[float],
+    undisturbed: MakeJob,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -128,7 +120,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(
     train.run(job, fresh=False)
     took = time.monotonic() - killed[0]
     require_whole(job)
-    assert losses(job) == undisturbed
+    assert losses(job) == losses(undisturbed(fit__epochs=EPOCHS))
     record_property(
         "fault", f"MLflow server SIGKILLed after epoch 2, started again {back[0] - killed[0]:.1f} s later"
     )
