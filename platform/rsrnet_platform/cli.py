@@ -21,6 +21,7 @@ from rsrnet_platform.doctor.command import doctor
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.models.commands import app as models_app
 from rsrnet_platform.store import resolve_uri
+from rsrnet_platform.submit import submit
 from rsrnet_platform.terminal import console
 
 RUNNERS = {
@@ -115,6 +116,7 @@ def _describe(job: spec.Job) -> None:
     typer.echo(spec.to_yaml(job), nl=False)
 
 
+app.command()(submit)
 app.command()(doctor)
 
 

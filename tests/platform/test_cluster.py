@@ -79,7 +79,7 @@ def test_address_where_nothing_answers_is_refused_at_once() -> None:
 
 def test_address_of_the_job_api_in_the_environment_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
-    with pytest.raises(UserError, match="ray job submit"), connect(ClusterConfig()):
+    with pytest.raises(UserError, match="rsrnet submit"), connect(ClusterConfig()):
         pass
 
 
