@@ -3,8 +3,9 @@
 Access. Ray 2.60 gives a cluster that it starts inside a program an access token, and would keep it in
 ``~/.ray/auth_token`` for ever after: the next ``ray start`` then asks for it, while ``ray job submit``
 does not send it and is refused (401). So a cluster started here gets a token of its own, which lives in this
-process and its children only, and it listens on the loopback interface only. When a token was set up on purpose (``ray get-auth-token --generate``, or
-``RAY_AUTH_TOKEN``), it is used for every cluster. An explicit ``RAY_AUTH_MODE`` is never changed.
+process and its children only, and listens on the loopback interface only. When a token was set up on purpose
+(``ray get-auth-token --generate``, or ``RAY_AUTH_TOKEN``), it is used for every cluster. An explicit
+``RAY_AUTH_MODE`` is never changed.
 """
 
 from __future__ import annotations
