@@ -28,6 +28,10 @@ class LostError(UserError):
     """Raised when the cluster does not answer, which may pass."""
 
 
+class NotReadyError(UserError):
+    """Raised when a cluster that is starting takes no jobs yet."""
+
+
 def find(given: str | None) -> str:
     """The address of the job API.
 
@@ -91,6 +95,7 @@ def explained(url: str) -> Iterator[None]:
 
     Raises:
         LostError: if nobody answers.
+        NotReadyError: if no node of the cluster takes jobs yet.
         UserError: if this user is not let in, or the answer is an error.
     """
     import aiohttp
@@ -115,11 +120,12 @@ def explained(url: str) -> Iterator[None]:
             "127.0.0.1:8265."
         ) from error
     except RuntimeError as error:  # Ray's client has no other class for an answer that is an error
-        raise UserError(f"The cluster at {url} refuses: {shorten(str(error), 500)}") from error
+        kind = NotReadyError if "No available agent" in str(error) else UserError
+        raise kind(f"The cluster at {url} refuses: {shorten(str(error), 500)}") from error
 
 
 def _url(given: str, source: str) -> str:
-    text = given.strip().rstrip("/")
+    text = given.strip()
     parts = urlsplit(text if "://" in text else f"http://{text}")
     try:
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -131,7 +137,7 @@ def _url(given: str, source: str) -> str:
         raise UserError(
             f"{given} ({source}) is not the address of a job API: name it as {_USUAL}, https://HEAD or HEAD:8265."
         )
-    return parts.geturl()
+    return parts.geturl().rstrip("/")
 
 
 def _of_cluster(gcs: str) -> str:

@@ -30,7 +30,7 @@ JOB = "job.yaml"
 """Name of the job file in the folder that is sent."""
 
 PATIENCE = 60.0
-"""Seconds for which the cluster may be away while a job is followed."""
+"""Seconds for which the cluster may be away while a job is followed, or may not be ready to take it."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C; the job goes on."""
@@ -65,8 +65,7 @@ def submit(
         raise JobError(str(job), [problem])
     url = job_api.find(address)
     client = job_api.connect(url)
-    with job_api.explained(url):
-        submission = _send(client, wanted, fresh)
+    submission = _send(client, url, wanted, fresh)
     console.print(f"Sent to {url} as {submission}. {_whereabouts(wanted)}")
     if wait:
         code = _follow(client, url, submission)
@@ -74,20 +73,30 @@ def submit(
     console.print(_what_next(url, submission))
 
 
-def _send(client: JobSubmissionClient, job: spec.Job, fresh: bool) -> str:
+def _send(client: JobSubmissionClient, url: str, job: spec.Job, fresh: bool) -> str:
     """Upload the code and the job file, and start it; the cluster's name for it."""
     from rsrnet_platform import provenance
 
+    begin = time.monotonic()
     with TemporaryDirectory(prefix="rsrnet-submit-") as temporary:
         folder = Path(temporary)
         pack(folder, job)
-        return str(
-            client.submit_job(
-                entrypoint=f"./{JOB} --fresh" if fresh else f"./{JOB}",
-                runtime_env={"working_dir": str(folder), "env_vars": provenance.environment_of_code()},
-                metadata={"job_name": getattr(job, "name", job.kind)},
-            )
-        )
+        for pause in pauses():
+            try:
+                with job_api.explained(url):
+                    return client.submit_job(
+                        entrypoint=f"./{JOB} --fresh" if fresh else f"./{JOB}",
+                        runtime_env={
+                            "working_dir": str(folder),
+                            "env_vars": provenance.environment_of_code(),
+                        },
+                        metadata={"job_name": job.name},
+                    )
+            except job_api.NotReadyError:
+                if time.monotonic() - begin > PATIENCE:
+                    raise
+            time.sleep(pause)
+    raise AssertionError("pauses never end")
 
 
 def pack(folder: Path, job: spec.Job) -> None:
