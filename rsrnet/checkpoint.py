@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -262,5 +263,11 @@ def load_training(folder: str | Path) -> dict[str, Any]:
     _verify(folder, TRAINING)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # PyTorch's own message recommends to read it at any rate.
+        raise CheckpointError(
+            f"{path}: holds other things than tensors and plain values, or is damaged. It was not read, as that could "
+            "run a program that somebody put there. Use another checkpoint, or train again."
+        ) from error
     except Exception as error:
         raise CheckpointError(f"{path}: the training state cannot be read ({error})") from error

@@ -20,7 +20,9 @@ from rsrnet_platform.cluster import foresee, settle_environment
 from rsrnet_platform.doctor.command import doctor
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.models.commands import app as models_app
+from rsrnet_platform.secrecy import masked
 from rsrnet_platform.store import resolve_uri
+from rsrnet_platform.submit import submit
 from rsrnet_platform.terminal import console
 
 RUNNERS = {
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if not is_user_error(error):
             raise
-        console.print(Text("Error: ", style="bold red") + Text(str(error)))
+        console.print(Text("Error: ", style="bold red") + Text(masked(str(error))))
         sys.exit(2)
 
 
@@ -115,6 +117,7 @@ def _describe(job: spec.Job) -> None:
     typer.echo(spec.to_yaml(job), nl=False)
 
 
+app.command()(submit)
 app.command()(doctor)
 
 

@@ -7,7 +7,7 @@ other :class:`TrackingError`.
 
 from __future__ import annotations
 
-import re
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +15,13 @@ from textwrap import shorten
 from typing import TypeVar
 
 from rsrnet_platform.errors import UserError, causes
+from rsrnet_platform.secrecy import masked
 from rsrnet_platform.terminal import duration
 
 T = TypeVar("T")
 
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_USER, _PASSWORD, _BEARER = (f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 _REMEDY = (
     "Start one with `mlflow server --backend-store-uri sqlite:///mlflow.db`, or set tracking.uri to a path such as "
@@ -36,7 +38,7 @@ class TrackingError(UserError):
     """Raised when the tracking store or a run cannot be used. Credentials in its message are masked."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"//[^/@\s]+@", "//***@", message))
+        super().__init__(masked(message))
 
 
 class UnreachableError(TrackingError):
@@ -69,7 +71,7 @@ def explained(uri: str) -> Iterator[None]:
             raise
         if _passes(error):
             raise UnreachableError(f"tracking.uri = {uri}: {_trouble(uri, error)}", _remedy(uri)) from error
-        raise TrackingError(f"tracking.uri = {uri}: {_short(error)}") from error
+        raise TrackingError(f"tracking.uri = {uri}: {_refusal(error) or _short(error)}") from error
 
 
 def patiently(action: Callable[[], T], patience: float, tell: Callable[[str], None]) -> T:
@@ -149,6 +151,23 @@ def _trouble(uri: str, error: Exception) -> str:
     if any(isinstance(cause, RetryError) for cause in chain):
         return f"the MLflow server at {uri} answers with errors ({_short(chain[-1])})"
     return f"no MLflow server answers at {uri} ({_short(chain[-1])})"
+
+
+def _refusal(error: Exception) -> str | None:
+    """What to do if the server wants to know who asks; None: it is about something else."""
+    code = getattr(error, "error_code", None)
+    if code == "PERMISSION_DENIED":
+        user = os.environ.get(_USER)
+        return f"the server does not let {user or 'this user'} do that ({_short(error)}). Ask who runs it"
+    if code != "UNAUTHENTICATED":
+        return None
+    given = {name for name in (_USER, _PASSWORD, _BEARER) if os.environ.get(name)}
+    if _BEARER in given or {_USER, _PASSWORD} <= given:
+        return f"the server does not accept what is in ${' and $'.join(sorted(given))} of the environment"
+    return (
+        f"the server asks for a name and password. Set ${_USER} and ${_PASSWORD} in the environment of the job, "
+        f"or ${_BEARER}"
+    )
 
 
 def _remedy(uri: str) -> str:

@@ -10,6 +10,9 @@ from pathlib import Path
 import rsrnet
 from rsrnet_platform.runs import Data
 
+_COMMIT, _DIRTY = "RSRNET_GIT_COMMIT", "RSRNET_GIT_DIRTY"
+"""Environment of a submitted job: an uploaded working directory has no `.git`."""
+
 
 def tags(data: Data) -> dict[str, str]:
     """Tags of an MLflow run and of what it registers."""
@@ -18,13 +21,19 @@ def tags(data: Data) -> dict[str, str]:
         "validation_fingerprint": data.val_fingerprint,
         "rsrnet_version": rsrnet.__version__,
     }
-    if commit := _git("rev-parse", "HEAD"):
-        known["git_dirty"] = str(bool(_git("status", "--porcelain"))).lower()
-    # An uploaded working directory has no .git: whoever submits it can say what it is.
-    known["mlflow.source.git.commit"] = commit or os.environ.get("RSRNET_GIT_COMMIT", "unknown")
+    code = environment_of_code() or os.environ
+    known["mlflow.source.git.commit"] = code.get(_COMMIT, "unknown")
+    if _DIRTY in code:
+        known["git_dirty"] = code[_DIRTY]
     if job_id := _ray_job():
         known["ray_job_id"] = job_id
     return known
+
+
+def environment_of_code() -> dict[str, str]:
+    """Environment by which a copy of this code without its `.git` knows its commit; empty: it has none here either."""
+    commit = _git("rev-parse", "HEAD")
+    return {_COMMIT: commit, _DIRTY: str(bool(_git("status", "--porcelain"))).lower()} if commit else {}
 
 
 def _git(*arguments: str) -> str:

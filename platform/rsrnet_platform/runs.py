@@ -89,6 +89,13 @@ class RunState:
     model_uri: str | None = None
     """The registered version, once finished."""
 
+    def __post_init__(self) -> None:
+        # It is read from a file, and says which folder is the attempt's.
+        if type(self.attempt) is not int or self.attempt < 0:
+            raise ValueError(f"attempt is {self.attempt!r}, not a number of attempts")
+        if not re.fullmatch("[0-9a-f]*", self.attempt_id):
+            raise ValueError(f"attempt_id is {self.attempt_id!r}, not the id of an attempt")
+
 
 class Run:
     """A run's folder, held by one process at a time; see :func:`hold`.

@@ -1,4 +1,7 @@
-"""Refuses secrets in the URIs of a job file: it is recorded with every run, and its values are told in logs."""
+"""Keeps secrets out of what is written: a job file is recorded with every run, and its values are told in logs.
+
+Secrets come from the environment, and nothing of it is written anywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ _URIS = ("data.photographs", "data.root", "input", "model", "output", "storage")
 """Values of jobs that may be URIs of files; `tracking.uri` is one of a server or a database."""
 
 _PASSWORD = re.compile(r"//[^/@]*:[^@]*@")
-_PARAMETER = re.compile(r"[?&][^=&]*(?:secret|passw|token|signature|access_?key|account_?key|[?&]sig=)", re.I)
+_PARAMETER = re.compile(r"[?&](?:sig=|[^=&]*(?:secret|passw|token|signature|access_?key|account_?key))", re.I)
 
 
 def secrets_in(given: Mapping[str, Any]) -> list[str]:
@@ -34,6 +37,11 @@ def secrets_in(given: Mapping[str, Any]) -> list[str]:
                 f"{path}: the keys of a store belong into the environment {where}, never into a job file"
             )
     return found
+
+
+def masked(text: str) -> str:
+    """A text in which the names and passwords of URIs are asterisks."""
+    return re.sub(r"//[^\s'\"]*@", "//***@", text)
 
 
 def _text(given: Mapping[str, Any], path: str) -> str:

@@ -5,7 +5,7 @@ What a file may hold is declared in :mod:`rsrnet_platform.jobs`; its names are a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,6 +56,7 @@ __all__ = [
     "TuneJob",
     "flatten",
     "load",
+    "load_for_elsewhere",
     "paper_values",
     "parse",
     "to_yaml",
@@ -80,6 +81,40 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     Raises:
         JobError: if the file cannot be read or holds what a job cannot hold; it names all problems at once.
     """
+    return _with_absolute_paths(_load(path, overrides))
+
+
+def load_for_elsewhere(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file that another machine is to run.
+
+    Args:
+        path: as in :func:`load`.
+        overrides: as in :func:`load`.
+
+    Returns:
+        The job, whose paths are URIs or begin with `/` or `~`, which means the home on that machine.
+
+    Raises:
+        JobError: as :func:`load`, and if a path is relative: it would mean a folder of this machine.
+    """
+    job = _load(path, overrides)
+    relative: list[Problem | str] = []
+
+    def check(key: str, value: str) -> str:
+        if not (is_uri(value) or value.startswith(("/", "~"))):
+            allowed = "a path on the machines of the cluster, from / or ~ on, or a URI"
+            relative.append(Problem(key, value, allowed))
+        return value
+
+    _with_paths(job, check)
+    if job.tracking.uri is not None:
+        check("tracking.uri", job.tracking.uri.removeprefix("sqlite:///"))
+    if relative:
+        raise JobError(str(path), relative)
+    return job
+
+
+def _load(path: str | Path, overrides: Sequence[str]) -> Job:
     given = _read(Path(path))
     problems = [problem for text in overrides if (problem := _override(given, text))]
     return _parse(given, str(path), problems)
@@ -91,7 +126,7 @@ def parse(given: Mapping[str, Any]) -> Job:
     Raises:
         JobError: naming all problems at once.
     """
-    return _parse(given, "job", [])
+    return _with_absolute_paths(_parse(given, "job", []))
 
 
 def to_yaml(job: Job) -> str:
@@ -155,40 +190,41 @@ def _parse(given: Mapping[str, Any], source: str, problems: Sequence[Problem | s
     job, found = build(KINDS[kind], given)
     if job is None or problems:
         raise JobError(source, [*problems, *found])
-    return _with_absolute_paths(job)
+    return job
 
 
 def _with_absolute_paths(job: Job) -> Job:
+    return _with_paths(job, lambda _, path: _absolute(path))
+
+
+def _with_paths(job: Job, changed: Callable[[str, str], str]) -> Job:
+    """The job with every path replaced by what a function makes of its key and of itself; URIs count as paths."""
     if isinstance(job, PredictJob):
-        return replace(
-            job, model=_absolute(job.model), input=_absolute(job.input), output=_absolute(job.output)
-        )
+        model, given, output = (changed(key, getattr(job, key)) for key in ("model", "input", "output"))
+        return replace(job, model=model, input=given, output=output)
+    data = _data_with_paths(job.data, changed)
     if isinstance(job, ScoringJob):
-        return replace(
-            job,
-            model=_absolute(job.model),
-            data=_absolute_data(job.data),
-            storage=_absolute(job.storage),
-        )
+        model, storage = changed("model", job.model), changed("storage", job.storage)
+        return replace(job, model=model, data=data, storage=storage)
+
+    def weights(key: str, given: str) -> str:
+        return given if given in ("imagenet", "none") else changed(key, given)
+
     changes: dict[str, Any] = {
-        "data": _absolute_data(job.data),
-        "fit": replace(job.fit, encoder_weights=_absolute_weights(job.fit.encoder_weights)),
-        "storage": _absolute(job.storage),
+        "data": data,
+        "fit": replace(job.fit, encoder_weights=weights("fit.encoder_weights", job.fit.encoder_weights)),
+        "storage": changed("storage", job.storage),
     }
     if isinstance(job, TuneJob) and (searched := job.space.get("fit.encoder_weights")):
         ((kind, values),) = searched.items()
-        weights = {kind: [_absolute_weights(value) for value in values]}
-        changes["space"] = job.space | {"fit.encoder_weights": weights}
+        among = {kind: [weights("space.fit.encoder_weights", value) for value in values]}
+        changes["space"] = job.space | {"fit.encoder_weights": among}
     return replace(job, **changes)
 
 
-def _absolute_data(data: DataConfig) -> DataConfig:
-    photographs = None if data.photographs is None else _absolute(data.photographs)
-    return replace(data, root=_absolute(data.root), photographs=photographs)
-
-
-def _absolute_weights(weights: str) -> str:
-    return weights if weights in ("imagenet", "none") else _absolute(weights)
+def _data_with_paths(data: DataConfig, changed: Callable[[str, str], str]) -> DataConfig:
+    photographs = None if data.photographs is None else changed("data.photographs", data.photographs)
+    return replace(data, root=changed("data.root", data.root), photographs=photographs)
 
 
 def _absolute(path: str) -> str:

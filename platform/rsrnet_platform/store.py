@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rsrnet.config import require
 from rsrnet_platform.outage import TrackingError, explained
@@ -94,11 +95,17 @@ def resolve_uri(config: TrackingConfig) -> str:
         ``http(s)://...``, or ``sqlite:///`` with an absolute path (workers change their current directory).
 
     Raises:
-        TrackingError: if the URI is of another kind.
+        TrackingError: if the URI is of another kind, or holds a name or password.
     """
     given = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_STORE
     scheme = re.match(r"(\w[\w+.-]*):", given)
     if scheme and scheme[1] in ("http", "https"):
+        if "@" in urlsplit(given).netloc:
+            where = "tracking.uri" if config.uri else "$MLFLOW_TRACKING_URI"
+            raise TrackingError(
+                f"{where}: an address is told and recorded. Set $MLFLOW_TRACKING_USERNAME and "
+                "$MLFLOW_TRACKING_PASSWORD instead of writing a name and password into it"
+            )
         return given.rstrip("/")
     if scheme and not given.startswith("sqlite:///"):
         raise TrackingError(

@@ -24,7 +24,7 @@ SCHEME = "SUB/composite_images/<prefix><image id>_<mask id>_<k>.jpg"
 
 _CANONICAL = {name.lower(): name for name in SUBSETS}
 _BY_PREFIX = {prefix: name for name, prefix in SUBSETS.items()}
-_NAME = re.compile(r"(?P<prefix>[a-z])(?P<image_id>[^_]+)_(?P<mask_id>[^_]+)_(?P<k>[1-9][0-9]*)\.jpg")
+_NAME = re.compile(r"(?P<prefix>[a-z])(?P<image_id>[^_\0]+)_(?P<mask_id>[^_\0]+)_(?P<k>[1-9][0-9]*)\.jpg")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ Shapes, for an input of H x W and width w (the paper's is 64)::
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -116,6 +117,13 @@ def read_resnet_weights(source: str, depth: int) -> dict[str, Tensor]:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # PyTorch's own message recommends to read it at any rate.
+        raise WeightsError(
+            f"encoder weights {path}: the file holds other things than tensors, or is damaged. It was not read, as "
+            "that could run a program that somebody put there; save only the parameters, with "
+            "`torch.save(model.state_dict(), path)` or as safetensors"
+        ) from error
     except Exception as error:
         raise WeightsError(f"encoder weights {path}: not a readable ResNet state dict ({error})") from error
 

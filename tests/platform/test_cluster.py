@@ -79,7 +79,7 @@ def test_address_where_nothing_answers_is_refused_at_once() -> None:
 
 def test_address_of_the_job_api_in_the_environment_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
-    with pytest.raises(UserError, match="ray job submit"), connect(ClusterConfig()):
+    with pytest.raises(UserError, match="rsrnet submit"), connect(ClusterConfig()):
         pass
 
 
@@ -138,16 +138,24 @@ def _environment(home: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def test_cluster_started_here_asks_for_a_token_and_leaves_none_behind(tmp_path: Path) -> None:
+def test_cluster_started_here_asks_for_a_token_and_cannot_be_reached_from_outside(tmp_path: Path) -> None:
     code = (
-        "import os; from rsrnet_platform.cluster import *\n"
-        "with connect(ClusterConfig(address='local', accelerator='cpu')) as place:\n"
+        "import os, psutil; from rsrnet_platform.cluster import *\n"
+        "with connect(ClusterConfig(address='local', accelerator='cpu'), dashboard=True) as place:\n"
         "    import ray\n"
         "    mode = ray.remote(lambda: os.environ['RAY_AUTH_MODE'])\n"
         "    print(place.started, ray.get(mode.remote()))\n"
+        "    me = psutil.Process()\n"
+        "    ours = {me.pid, *(each.pid for each in me.children(recursive=True))}\n"
+        "    found = [each for each in psutil.net_connections('inet') if each.pid in ours]\n"
+        "    print(*{each.laddr.ip for each in found if each.status == 'LISTEN'})\n"
+        "print('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER' in os.environ)\n"
     )
     done = _python(code, _environment(tmp_path))
-    assert done.stdout.split() == ["True", "token"]
+    started, addresses, left = done.stdout.splitlines()
+    assert started == "True token"
+    assert set(addresses.split()) == {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert left == "False"
     assert done.stderr == ""
     assert not (tmp_path / ".ray").exists()
 

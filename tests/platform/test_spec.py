@@ -95,7 +95,7 @@ def test_yaml_1_1_surprises_are_text(text: str) -> None:
         ("fit", "lr", None, "a number"),
         ("data", "root", 3, "text"),
         ("cluster", "workers", -1, "at least 0"),
-        ("cluster", "address", "http://127.0.0.1:8265", "ray job submit"),
+        ("cluster", "address", "http://127.0.0.1:8265", "rsrnet submit"),
         ("tracking", "experiment", [], "text"),
     ],
 )

@@ -8,7 +8,15 @@ from rsrnet_platform.cluster.config import (
     WorkerRange,
     WorkersConfig,
 )
-from rsrnet_platform.cluster.connection import connect, foresee, settle_environment, this_process
+from rsrnet_platform.cluster.connection import (
+    code_folders,
+    connect,
+    foresee,
+    running_here,
+    settle_environment,
+    this_process,
+    token_source,
+)
 from rsrnet_platform.cluster.place import Cluster, Node, check_resources
 
 __all__ = [
@@ -21,8 +29,11 @@ __all__ = [
     "WorkerRange",
     "WorkersConfig",
     "check_resources",
+    "code_folders",
     "connect",
     "foresee",
+    "running_here",
     "settle_environment",
     "this_process",
+    "token_source",
 ]

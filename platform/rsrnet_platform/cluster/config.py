@@ -86,7 +86,7 @@ class WorkersConfig:
             accelerator=(self.accelerator in ("auto", "cpu", "gpu"), "auto, cpu or gpu"),
             address=(
                 self.address in (None, "local") or host_and_port(str(self.address)) is not None,
-                "host:port, local or null (a job goes to ray:// and http:// addresses with `ray job submit`)",
+                "host:port, local or null (a job goes to a http:// address with `rsrnet submit`)",
             ),
             max_failures=(self.max_failures >= -1, "a whole number, at least -1"),
         )

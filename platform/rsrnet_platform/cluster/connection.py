@@ -3,8 +3,9 @@
 Access. Ray 2.60 gives a cluster that it starts inside a program an access token, and would keep it in
 ``~/.ray/auth_token`` for ever after: the next ``ray start`` then asks for it, while ``ray job submit``
 does not send it and is refused (401). So a cluster started here gets a token of its own, which lives in this
-process and its children only. When a token was set up on purpose (``ray get-auth-token --generate``, or
-``RAY_AUTH_TOKEN``), it is used for every cluster. An explicit ``RAY_AUTH_MODE`` is never changed.
+process and its children only, and listens on the loopback interface only. When a token was set up on purpose
+(``ray get-auth-token --generate``, or ``RAY_AUTH_TOKEN``), it is used for every cluster. An explicit
+``RAY_AUTH_MODE`` is never changed.
 """
 
 from __future__ import annotations
@@ -107,14 +108,16 @@ def settle_environment() -> None:
     """Set what Ray reads from the environment, unless the user did; before anything imports it."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    if "RAY_AUTH_MODE" not in os.environ and _has_token():
+    if "RAY_AUTH_MODE" not in os.environ and token_source():
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
-def _has_token() -> bool:
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return True
-    return (Path.home() / ".ray" / "auth_token").is_file()
+def token_source() -> str | None:
+    """Where Ray takes the access token from; None: there is none."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return f"${name}"
+    return "~/.ray/auth_token" if (Path.home() / ".ray" / "auth_token").is_file() else None
 
 
 def _find(config: WorkersConfig) -> str | None:
@@ -134,6 +137,11 @@ def _find(config: WorkersConfig) -> str | None:
             return address
     if os.environ.get("RAY_ADDRESS") == "local":
         return None
+    return running_here()
+
+
+def running_here() -> str | None:
+    """The address, ``host:port``, of the cluster that was last started on this machine, if it still answers."""
     from ray._private.utils import read_ray_address
 
     running = read_ray_address()
@@ -146,7 +154,7 @@ def _answers(address: str) -> bool:
     if target is None:
         raise UserError(
             f"{address} is not the address of a Ray cluster as host:port.\n"
-            "  To send a job through the job API, use `ray job submit`."
+            "  To send a job through the job API, use `rsrnet submit`."
         )
     try:
         with socket.create_connection(target, timeout=5):
@@ -157,7 +165,7 @@ def _answers(address: str) -> bool:
 
 def _attach(ray: Any, address: str) -> None:
     """Attach, and send this code along: the cluster may have none, or another version of it."""
-    code = [str(folder) for folder in _code()]
+    code = [str(folder) for folder in code_folders()]
     try:
         ray.init(address=address, **_INIT, runtime_env={"py_modules": code})
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
@@ -168,17 +176,43 @@ def _attach(ray: Any, address: str) -> None:
 
 
 def _start(ray: Any, dashboard: bool) -> None:
-    if not _has_token():
+    if token_source() is None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    paths = [str(folder.parent) for folder in _code()] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(folder.parent) for folder in code_folders()] + os.environ.get("PYTHONPATH", "").split(
+        os.pathsep
+    )
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     # Ray's warning that it asks for a token now is about what we have just arranged.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    ray.init(address="local", **_INIT, include_dashboard=dashboard)
+    with _loopback_only():
+        ray.init(address="local", **_INIT, include_dashboard=dashboard)
 
 
-def _code() -> list[Path]:
-    """The folders of the packages that workers import."""
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Context: a cluster that is started has this machine only, and nobody else can reach it.
+
+    Ray has this mode for macOS and Windows. Otherwise its processes listen on every interface, and one of them, that
+    of the metrics, asks for no token.
+    """
+    from ray._private import ray_constants
+
+    name, known = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(name)
+    os.environ[name] = "0"  # for Ray's processes, and what they start
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = known
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def code_folders() -> list[Path]:
+    """The folders of the packages that workers import, `rsrnet` first."""
     return [Path(file).resolve().parent for file in (rsrnet.__file__, rsrnet_platform.__file__)]
 
 

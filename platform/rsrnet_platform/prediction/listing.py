@@ -162,5 +162,5 @@ def _hash(text: str) -> str:
 
 def _inside(path: str) -> str:
     scheme, separator, rest = path.partition("://")
-    parts = (rest if separator else scheme).split("/")
+    parts = (rest if separator else scheme).replace("\0", "null").split("/")  # no file's name holds one
     return "/".join("up" if part == ".." else part for part in parts if part not in ("", "."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import accumulate, chain
@@ -28,6 +29,10 @@ ROWS_A_GROUP = 64
 
 ROWS_A_SHARD = 2048
 """Composites of a file; about 100 MB at the default settings. An interrupted packing loses no more than one file."""
+
+
+_SHARD = re.compile(r"(?!\.\.?/)[^/\0]+/[0-9]{5}\.parquet")
+"""Names of shards. A manifest may come from anywhere: no other name leads to a file."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +231,8 @@ def parquet_schema() -> Any:
 
 
 def _shard(values: Mapping[str, Any]) -> Shard:
+    if not _SHARD.fullmatch(values["file"]):
+        raise ValueError(f"{values['file']!r} is not the name of a shard")
     return Shard(
         values["file"],
         values["bytes"],
