@@ -25,6 +25,7 @@ from rsrnet.uris import is_uri
 from rsrnet_platform import spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.files import whole
+from rsrnet_platform.limit import within
 
 if TYPE_CHECKING:
     from rsrnet.data.storage import Storage
@@ -203,14 +204,14 @@ def hold(storage: str, name: str) -> Iterator[Run]:
     """Open the folder of a run and keep every other process out of it: of this machine, where storage is a URI.
 
     Raises:
-        UserError: if another process holds it, or the folder cannot be written.
+        UserError: if another process holds it, or the folder cannot be written or hangs.
         DataError: if a URI is of no known kind, or its store does not answer.
     """
     from filelock import FileLock, Timeout
 
     folder = (_scratch(storage) if is_uri(storage) else Path(storage)) / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        within(storage, lambda: folder.mkdir(parents=True, exist_ok=True))
         lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
     except Timeout:
@@ -221,7 +222,7 @@ def hold(storage: str, name: str) -> Iterator[Run]:
         raise UserError(f"storage = {storage}: cannot be written ({error.strerror or error})") from error
     begun = False
     try:
-        run = Run(folder, _opened(storage, name))
+        run = within(storage, lambda: Run(folder, _opened(storage, name)))
         try:
             yield run
         finally:
