@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -211,7 +211,7 @@ def hold(storage: str, name: str) -> Iterator[Run]:
 
     folder = (_scratch(storage) if is_uri(storage) else Path(storage)) / name
     try:
-        within(storage, lambda: folder.mkdir(parents=True, exist_ok=True))
+        made = within(storage, lambda: _make(folder))
         lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
     except Timeout:
@@ -232,7 +232,17 @@ def hold(storage: str, name: str) -> Iterator[Run]:
             # A job that was refused leaves nothing behind.
             (folder / "lock").unlink(missing_ok=True)
             folder.rmdir()
+            with suppress(OSError):  # others use them by now
+                for each in made:
+                    each.rmdir()
         lock.release()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder, and return those above it that had to be made, too, the lowest first."""
+    made = [each for each in folder.parents if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def _opened(storage: str, name: str) -> Storage | None:

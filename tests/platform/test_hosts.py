@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from rsrnet_platform.process_group import card_of
+from rsrnet_platform.process_group import card_of, choose_card
 from tests.faults.processes import require_same_history
 from tests.hosts import Host, finish
 from tests.platform.conftest import MakeJob, MlflowServer, client_of
@@ -26,6 +27,12 @@ def test_card_of_an_address_is_the_one_that_has_it() -> None:
             if each.address == "127.0.0.1":
                 assert card_of(each.address) == name
     assert card_of("192.0.2.1") is None, "an address that nobody has"
+
+
+def test_card_that_the_user_chose_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    choose_card()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
 
 
 @dataclass(frozen=True)
