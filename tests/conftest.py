@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from tests.hosts import Host, hosts, why_not
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -127,6 +130,15 @@ def ray_cluster(_ray_cluster_of_the_session: RayCluster) -> RayCluster:
     if not ray.is_initialized():
         ray.init(address=_ray_cluster_of_the_session.address, log_to_driver=False)
     return _ray_cluster_of_the_session
+
+
+@pytest.fixture(scope="module")
+def make_hosts() -> Iterator[Callable[..., list[Host]]]:
+    """Make hosts of the given names on this machine; see `tests.hosts.hosts`. They end with the tests of the file."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        yield lambda *names: stack.enter_context(hosts(*names))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.files import is_full_disk
 from rsrnet_platform.interruption import Interruption, Stopped
+from rsrnet_platform.process_group import ProcessGroup
 from rsrnet_platform.progress import PROGRESS, SECONDS_BETWEEN_LOOKS
 from rsrnet_platform.ray_host import RayTrainHost
 from rsrnet_platform.restart import damage
@@ -102,6 +103,7 @@ def _trainer(task: Task, folder: Run, place: Cluster, channel: ActorHandle) -> r
     return ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"task": task, "channel": channel},
+        torch_config=ProcessGroup(),
         scaling_config=ScalingConfig(**_size(place), **place.scaling),
         run_config=RunConfig(
             name=folder.attempt,

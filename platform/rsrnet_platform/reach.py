@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from rsrnet.data.errors import DataError
 from rsrnet_platform.errors import UserError
+from rsrnet_platform.limit import within
 
 if TYPE_CHECKING:
     from rsrnet.data.storage import Storage
@@ -46,29 +47,34 @@ def unreachable(storage: str, *, seconds: float = SECONDS) -> dict[str, str]:
 
     Args:
         storage: an absolute path, or a URI that :func:`rsrnet.data.storage.open_storage` knows.
-        seconds: that each node has to answer.
+        seconds: that each node has to answer, and the storage to do what is asked of it here.
 
     Returns:
         Why not, a clause, by the address of the node; empty: every node reads and writes it.
 
     Raises:
-        UserError: if this process cannot write there itself.
+        UserError: if this process cannot write there itself, or the storage hangs.
     """
-    with _probed(storage) as (place, folder, token):
-        answers = ask_nodes(_read_and_write, storage, folder, token, seconds=seconds)
-        return {node: why for node, answer in answers.items() if (why := _why(place, folder, answer))}
+    with _probed(storage, seconds) as probe:
+        answers = ask_nodes(_read_and_write, storage, probe.folder, probe.token, seconds=seconds)
+        return within(
+            storage,
+            lambda: {node: why for node, answer in answers.items() if (why := _why(probe, answer))},
+            seconds=seconds,
+        )
 
 
-def require_writable(storage: str) -> None:
+def require_writable(storage: str, *, seconds: float = SECONDS) -> None:
     """Make sure that this process can write to a storage, and leave nothing there; needs no Ray.
 
     Args:
         storage: as in :func:`unreachable`.
+        seconds: that it may take.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it cannot, or the storage hangs.
     """
-    with _probed(storage):
+    with _probed(storage, seconds):
         pass
 
 
@@ -141,11 +147,11 @@ def _read_and_write(storage: str, folder: str, token: str) -> tuple[str, str | N
     return node, None
 
 
-def _why(place: Storage, folder: str, answer: Answer[tuple[str, str | None]]) -> str | None:
+def _why(probe: _Probe, answer: Answer[tuple[str, str | None]]) -> str | None:
     if answer.value is None:
         return answer.trouble
     node, trouble = answer.value
-    if trouble is None and not place.infos([f"{folder}/{node}"])[0].is_file:
+    if trouble is None and not probe.place.infos([f"{probe.folder}/{node}"])[0].is_file:
         return "writes there, but this machine does not see it"
     return trouble
 
@@ -155,41 +161,64 @@ def _write(place: Storage, name: str, text: str) -> None:
         file.write(text.encode())
 
 
-@contextmanager
-def _probed(storage: str) -> Iterator[tuple[Storage, str, str]]:
-    """A storage, the folder in it that holds a file of this process, and the text of that file."""
-    from rsrnet.data.storage import open_storage
+class _Probe:
+    """A folder in a storage with a file of this process, and whatever else the nodes write there.
 
-    try:
-        place = open_storage(storage)
-        with _probe_folder(place) as folder:
-            token = uuid4().hex
-            _write(place, f"{folder}/{_HERE}", token)
-            yield place, folder, token
-    except DataError as error:
-        raise UserError(
-            f"{storage}: cannot be written from here ({_cause(error)}).\n"
-            "  Mend its permissions, free some room, or name another folder."
-        ) from error
+    Args:
+        storage: as in :func:`unreachable`.
+    """
 
+    def __init__(self, storage: str) -> None:
+        self.storage = storage
+        self.folder = f"{_FOLDER}-{uuid4().hex}"
+        self.token = uuid4().hex
+        self.place: Storage
+        self._made: list[Path] = []
 
-@contextmanager
-def _probe_folder(place: Storage) -> Iterator[str]:
-    """The name of a folder for the probes, which is deleted again, with the folders that had to be made for it."""
-    from pyarrow.fs import LocalFileSystem
+    def write(self) -> None:
+        """Write this process's file; on an error nothing stays.
 
-    local = isinstance(place.filesystem, LocalFileSystem)
-    folders = [Path(place.path), *Path(place.path).parents] if local else []
-    made = [folder for folder in folders if not os.path.lexists(folder)]
-    folder = f"{_FOLDER}-{uuid4().hex}"
-    try:
-        yield folder
-    finally:
+        Raises:
+            UserError: if that cannot be done.
+        """
+        from pyarrow.fs import LocalFileSystem
+
+        from rsrnet.data.storage import open_storage
+
+        try:
+            self.place = open_storage(self.storage)
+            local = isinstance(self.place.filesystem, LocalFileSystem)
+            folders = [Path(self.place.path), *Path(self.place.path).parents] if local else []
+            self._made = [folder for folder in folders if not os.path.lexists(folder)]
+            try:
+                _write(self.place, f"{self.folder}/{_HERE}", self.token)
+            except DataError:
+                self.remove()
+                raise
+        except DataError as error:
+            raise UserError(
+                f"{self.storage}: cannot be written from here ({_cause(error)}).\n"
+                "  Mend its permissions, free some room, or name another folder."
+            ) from error
+
+    def remove(self) -> None:
+        """Delete the folder, and those that had to be made for it."""
         with suppress(DataError):  # what could not be written need not be deleted
-            place.delete_folder(folder)
+            self.place.delete_folder(self.folder)
         with suppress(OSError):  # others use them by now
-            for each in made:
+            for each in self._made:
                 each.rmdir()
+
+
+@contextmanager
+def _probed(storage: str, seconds: float) -> Iterator[_Probe]:
+    """Context: a probe of this process in a storage, which is gone again behind it."""
+    probe = _Probe(storage)
+    within(storage, probe.write, seconds=seconds, undo=probe.remove)
+    try:
+        yield probe
+    finally:
+        within(storage, probe.remove, seconds=seconds)
 
 
 def _cause(error: DataError) -> str:

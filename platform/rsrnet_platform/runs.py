@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ from rsrnet.uris import is_uri
 from rsrnet_platform import spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.files import whole
+from rsrnet_platform.limit import within
 
 if TYPE_CHECKING:
     from rsrnet.data.storage import Storage
@@ -210,14 +211,14 @@ def hold(storage: str, name: str) -> Iterator[Run]:
     """Open the folder of a run and keep every other process out of it: of this machine, where storage is a URI.
 
     Raises:
-        UserError: if another process holds it, or the folder cannot be written.
+        UserError: if another process holds it, or the folder cannot be written or hangs.
         DataError: if a URI is of no known kind, or its store does not answer.
     """
     from filelock import FileLock, Timeout
 
     folder = (_scratch(storage) if is_uri(storage) else Path(storage)) / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made = within(storage, lambda: _make(folder))
         lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
     except Timeout:
@@ -228,7 +229,7 @@ def hold(storage: str, name: str) -> Iterator[Run]:
         raise UserError(f"storage = {storage}: cannot be written ({error.strerror or error})") from error
     begun = False
     try:
-        run = Run(folder, _opened(storage, name))
+        run = within(storage, lambda: Run(folder, _opened(storage, name)))
         try:
             yield run
         finally:
@@ -238,7 +239,17 @@ def hold(storage: str, name: str) -> Iterator[Run]:
             # A job that was refused leaves nothing behind.
             (folder / "lock").unlink(missing_ok=True)
             folder.rmdir()
+            with suppress(OSError):  # others use them by now
+                for each in made:
+                    each.rmdir()
         lock.release()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder, and return those above it that had to be made, too, the lowest first."""
+    made = [each for each in folder.parents if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def _opened(storage: str, name: str) -> Storage | None:

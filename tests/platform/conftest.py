@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 
 from rsrnet_platform import spec, train
 from rsrnet_platform.store import open_client, resolve_uri
+from tests.hosts import Host
 
 MakeJob = Callable[..., spec.TrainJob]
 
@@ -141,23 +142,29 @@ class MlflowServer:
         folder: for everything it keeps.
         database: URI of its store; None: an SQLite file in the folder.
         workers: how many processes answer.
+        host: another host than the tests' own to run on.
     """
 
-    def __init__(self, folder: Path, database: str | None = None, workers: int = 1) -> None:
+    def __init__(
+        self, folder: Path, database: str | None = None, workers: int = 1, host: Host | None = None
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.host = host
+        self.address = host.address if host else "127.0.0.1"
+        self.url = f"http://{self.address}:{self.port}"
         self.folder = folder
         self.database = database or f"sqlite:///{folder}/mlflow.db"
         self.workers = workers
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        options = ["--workers", str(self.workers), "--backend-store-uri", self.database]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", self.address, "--port", str(self.port)]
+        command += ["--workers", str(self.workers), "--backend-store-uri", self.database]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [*command, *options, "--artifacts-destination", str(self.folder / "artifacts")],
+                self.host.command(command) if self.host else command,
                 cwd=self.folder,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 stdout=log,
@@ -166,7 +173,16 @@ class MlflowServer:
             )
 
     def wait(self) -> None:
-        wait_for(f"{self.url}/health")
+        if self.host is None:
+            wait_for(f"{self.url}/health")
+            return
+        # Only the host itself reaches it.
+        ask = f"from urllib.request import urlopen; urlopen('{self.url}/health', timeout=5)"
+        command = self.host.command([sys.executable, "-c", ask])
+        deadline = time.monotonic() + 120
+        while subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
     def send(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)

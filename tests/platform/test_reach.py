@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from rsrnet_platform.errors import UserError
-from rsrnet_platform.reach import ask_nodes, unreachable
+from rsrnet_platform.reach import ask_nodes, require_writable, unreachable
 from tests.conftest import RayCluster
 
 pytestmark = pytest.mark.ray
@@ -93,6 +96,39 @@ def test_a_folder_that_cannot_be_made_is_told_at_once(ray_cluster: object, tmp_p
         UserError, match=rf"{tmp_path}/file/runs: cannot be written from here .Not a directory"
     ):
         unreachable(str(tmp_path / "file/runs"))
+
+
+def test_a_storage_that_hangs_is_given_up_and_left_clean_when_it_comes_back(tmp_path: Path) -> None:
+    back, written = threading.Event(), threading.Event()
+
+    class Hanging(LocalFileSystem):
+        """The disk, which does nothing until it is back, as that of a file server that is away."""
+
+        protocol = "hanging"
+        cachable = False
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            back.wait(60)
+            super().makedirs(path, exist_ok=exist_ok)
+
+        def rm(self, *arguments: Any, **options: Any) -> None:
+            super().rm(*arguments, **options)
+            written.set()
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return super()._strip_protocol(path.removeprefix("hanging://"))
+
+    fsspec.register_implementation("hanging", Hanging, clobber=True)
+    begin = time.monotonic()
+    with pytest.raises(
+        UserError, match=rf"hanging://{tmp_path}/runs: does not answer within 0 s.*server is away"
+    ):
+        require_writable(f"hanging://{tmp_path}/runs", seconds=0.3)
+    assert time.monotonic() - begin < 30
+    back.set()
+    assert written.wait(60), "what is written late is deleted again"
+    wait_until(lambda: not [path for path in tmp_path.rglob("*") if path.is_file()])
 
 
 def test_a_silent_node_is_given_up(ray_cluster: object) -> None:

@@ -111,6 +111,12 @@ def test_refused_job_leaves_nothing_at_the_uri(tmp_home: Path, tmp_path: Path) -
     assert not [path for path in tmp_home.rglob("*") if path.is_file() or path.name == "a"]
 
 
+def test_refused_job_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError), runs.hold(str(tmp_path / "some/runs"), "a"):
+        raise UserError("refused")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.ray
 def test_training_at_a_uri_is_known_wherever_it_is_started_again(
     make_job: MakeJob, ray_cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -17,6 +17,7 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFa
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from rsrnet_platform.channel import JobNotice
+from rsrnet_platform.process_group import ProcessGroup
 from rsrnet_platform.ray_host import RayHost
 from rsrnet_platform.ray_train import StopOnUserError, cause_of
 from rsrnet_platform.search.cross_validation import Done, cross_validate
@@ -30,6 +31,7 @@ def with_workers(config: dict[str, Any], shared: Shared) -> None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"config": config, "shared": shared},
+        torch_config=ProcessGroup(),
         scaling_config=ScalingConfig(num_workers=shared.job.cluster.workers, **shared.place.scaling),
         run_config=ray.train.RunConfig(
             # Ray Train knows a run by its folder: a trial that goes on finds its newest checkpoint.
