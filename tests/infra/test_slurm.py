@@ -109,7 +109,7 @@ def test_without_a_job_file_it_says_how_it_is_called(slurm: Slurm) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_training_on_two_nodes_leaves_in_time_and_goes_on_when_it_is_queued_again(
     slurm: Slurm, squares: Path, tmp_path: Path
 ) -> None:
@@ -120,11 +120,11 @@ def test_a_training_on_two_nodes_leaves_in_time_and_goes_on_when_it_is_queued_ag
     wait_until(lambda: "epoch 2/30 done" in slurm.log(), first, slurm)
     require_nobody_sees_the_token(slurm)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(60) == 143, slurm.log()
+    assert first.wait(120) == 143, slurm.log()
     assert slurm.requeued.read_text() == "4711\n"
     require_nothing_is_left(slurm)
 
-    assert slurm.begin(job).wait(500) == 0, slurm.log()
+    assert slurm.begin(job).wait(900) == 0, slurm.log()
     assert slurm.requeued.read_text() == "4711\n"
     assert "2 of the Ray cluster's nodes are there, its head at 10.77.0.1:24711" in slurm.log()
     require_nothing_is_left(slurm)
@@ -138,7 +138,7 @@ def test_a_training_on_two_nodes_leaves_in_time_and_goes_on_when_it_is_queued_ag
 
 
 def wait_until(condition: object, process: subprocess.Popen[str], slurm: Slurm) -> None:
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 800
     while not condition():  # type: ignore[operator]
         assert process.poll() is None, slurm.log()
         assert time.monotonic() < deadline, slurm.log()
