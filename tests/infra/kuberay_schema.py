@@ -1,0 +1,132 @@
+"""What KubeRay 1.7 takes as a RayCluster and a RayJob, as a JSON schema that knows no other names.
+
+Source of the names, types and choices: `raycluster_types.go` and `rayjob_types.go` of ray-project/kuberay
+(ray-operator/apis/ray/v1), from which KubeRay's CRDs are generated; the fields that nothing here uses are left out of the
+inner types. Pod templates and containers are Kubernetes' own: :func:`tests.infra.files.pod_templates` finds them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _fields(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+
+
+def _choice(*values: str) -> dict[str, Any]:
+    return {"enum": [*values]}
+
+
+TEXT = {"type": "string"}
+TRUTH = {"type": "boolean"}
+COUNT = {"type": "integer", "minimum": 0}
+WORDS = {"type": "object", "additionalProperties": TEXT}
+OBJECT = {"type": "object"}
+LIST = {"type": "array"}
+
+AUTH = _fields(enableK8sTokenAuth=TRUTH, secretName=TEXT, mode=_choice("disabled", "token"))
+
+AUTOSCALER = _fields(
+    resources=OBJECT,
+    image=TEXT,
+    imagePullPolicy=TEXT,
+    securityContext=OBJECT,
+    idleTimeoutSeconds=COUNT,
+    upscalingMode=_choice("Default", "Aggressive", "Conservative"),
+    version=_choice("v1", "v2"),
+    env=LIST,
+    envFrom=LIST,
+    volumeMounts=LIST,
+    command=LIST,
+    args=LIST,
+)
+
+HEAD = _fields(
+    ("template",),
+    template=OBJECT,
+    headService=OBJECT,
+    enableIngress=TRUTH,
+    ingressOptions=OBJECT,
+    resources=WORDS,
+    labels=WORDS,
+    rayStartParams=WORDS,
+    serviceType=_choice("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
+)
+
+WORKERS = _fields(
+    ("groupName", "template"),
+    suspend=TRUTH,
+    groupName=TEXT,
+    replicas=COUNT,
+    minReplicas=COUNT,
+    maxReplicas=COUNT,
+    idleTimeoutSeconds=COUNT,
+    priority={"type": "integer"},
+    resources=WORDS,
+    labels=WORDS,
+    rayStartParams=WORDS,
+    template=OBJECT,
+    scaleStrategy=_fields(workersToDelete=LIST),
+    numOfHosts=COUNT,
+)
+
+CLUSTER = _fields(
+    ("headGroupSpec",),
+    upgradeStrategy=_fields(type=_choice("Recreate", "None")),
+    authOptions=AUTH,
+    suspend=TRUTH,
+    managedBy=_choice("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"),
+    autoscalerOptions=AUTOSCALER,
+    headServiceAnnotations=WORDS,
+    enableInTreeAutoscaling=TRUTH,
+    gcsFaultToleranceOptions=OBJECT,
+    historyServerOptions=OBJECT,
+    networkPolicy=OBJECT,
+    tlsOptions=_fields(enabled=TRUTH),
+    headGroupSpec=HEAD,
+    rayVersion=TEXT,
+    workerGroupSpecs={"type": "array", "items": WORKERS},
+)
+
+JOB = _fields(
+    activeDeadlineSeconds=COUNT,
+    backoffLimit=COUNT,
+    rayClusterSpec=CLUSTER,
+    submitterPodTemplate=OBJECT,
+    metadata=WORDS,
+    clusterSelector=WORDS,
+    submitterConfig=_fields(backoffLimit=COUNT),
+    managedBy=_choice("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"),
+    deletionStrategy=OBJECT,
+    entrypoint=TEXT,
+    runtimeEnvYAML=TEXT,
+    jobId=TEXT,
+    submissionMode=_choice("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
+    entrypointResources=TEXT,
+    entrypointNumCpus={"type": "number"},
+    entrypointNumGpus={"type": "number"},
+    ttlSecondsAfterFinished=COUNT,
+    shutdownAfterJobFinishes=TRUTH,
+    suspend=TRUTH,
+)
+
+
+def _kind(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {
+        "type": "object",
+        "properties": dict.fromkeys(("name", "generateName", "namespace"), TEXT) | {"labels": WORDS},
+        "additionalProperties": False,
+        "oneOf": [{"required": ["name"]}, {"required": ["generateName"]}],
+    }
+    return _fields(
+        ("apiVersion", "kind", "metadata", "spec"),
+        apiVersion={"const": "ray.io/v1"},
+        kind={"const": kind},
+        metadata=metadata,
+        spec=spec,
+    )
+
+
+SCHEMAS = {"RayCluster": _kind("RayCluster", CLUSTER), "RayJob": _kind("RayJob", JOB)}
+"""Of the objects that KubeRay's operator takes."""

@@ -1,0 +1,168 @@
+"""infra/slurm/run.sbatch on two hosts of this machine: Slurm's programs are stand-ins, Ray and the training are real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rsrnet_platform import spec
+from rsrnet_platform.store import open_client
+from tests import hosts
+from tests.hosts import BIN, Host
+
+SRUN = """#!/usr/bin/env bash
+# As Slurm's: on the node that is named, or else on all of them.
+nodes=$SLURM_JOB_NODELIST
+while [[ $1 == --* ]]; do
+    [[ $1 != --nodelist=* ]] || nodes=${1#*=}
+    shift
+done
+for node in ${nodes//,/ }; do
+    ip netns exec "$PREFIX-$node" "$@" &
+done
+trap 'kill $(jobs -p)' TERM
+wait
+wait
+"""
+
+SCONTROL = """#!/usr/bin/env bash
+case $1 in
+    show) tr , '\\n' <<< "$3" ;;
+    requeue) echo "$2" >> "$REQUEUED" ;;
+esac
+"""
+
+JOB = """
+kind: train
+name: on-slurm
+data: {{root: {data}, val: le50_val.txt, size: 32, loader_processes: 0}}
+model: {{depth: 18, width: 4, iterations: 2, scales: [0]}}
+fit: {{epochs: 30, batch_size: 4, lr: 2e-3, milestones: [20], encoder_weights: none}}
+cluster: {{workers: 2, placement: strict_spread}}
+storage: {folder}/runs
+tracking: {{uri: {folder}/mlflow.db}}
+"""
+
+
+class Slurm:
+    """What `sbatch` would do with the script, once; it can be asked to end, as Slurm does before the time is over."""
+
+    def __init__(self, script: Path, nodes: list[Host], folder: Path) -> None:
+        self.script, self.nodes, self.folder = script, nodes, folder
+        self.requeued = folder / "requeued"
+        programs = folder / "programs"
+        programs.mkdir()
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        names = [node.name.rsplit("-", 1)[1] for node in nodes]
+        self.environment = {
+            **os.environ,
+            "HOME": str(nodes[0].folder),
+            "PATH": f"{programs}:{BIN}:{os.environ['PATH']}",
+            "PREFIX": nodes[0].name.rsplit("-", 1)[0],
+            "REQUEUED": str(self.requeued),
+            "SLURM_CPUS_PER_TASK": "1",
+            "SLURM_JOB_ID": "4711",
+            "SLURM_JOB_NODELIST": ",".join(names),
+            "SLURM_SUBMIT_DIR": str(script.parents[2]),
+        }
+        self.environment.pop("RAY_TMPDIR")
+        self.environment.pop("RAY_AUTH_MODE")
+
+    def begin(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.nodes[0].command([self.script, *arguments]),
+            env=self.environment,
+            stdout=(self.folder / "log").open("a"),
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+@pytest.fixture
+def slurm(repository: Path, tmp_path: Path) -> Iterator[Slurm]:
+    if reason := hosts.why_not():
+        pytest.skip(reason)
+    with hosts.hosts("one", "two") as made:
+        for host in made:
+            (hosts.HOSTS_FILES / host.name).mkdir(parents=True, exist_ok=True)
+            names = [f"{each.address} {each.name.rsplit('-', 1)[1]}" for each in made]
+            lines = ["127.0.0.1 localhost", f"{host.address} {os.uname().nodename}", *names]
+            (hosts.HOSTS_FILES / host.name / "hosts").write_text("\n".join(lines) + "\n")
+        yield Slurm(repository / "infra/slurm/run.sbatch", made, tmp_path)
+
+
+def test_without_a_job_file_it_says_how_it_is_called(slurm: Slurm) -> None:
+    assert slurm.begin().wait(30) == 2
+    assert "sbatch infra/slurm/run.sbatch jobs/train.yaml" in slurm.log()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_training_on_two_nodes_leaves_in_time_and_goes_on_when_it_is_queued_again(
+    slurm: Slurm, squares: Path, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(data=squares, folder=tmp_path))
+
+    first = slurm.begin(job)
+    wait_until(lambda: "epoch 2/30 done" in slurm.log(), first, slurm)
+    require_nobody_sees_the_token(slurm)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(120) == 143, slurm.log()
+    assert slurm.requeued.read_text() == "4711\n"
+    require_nothing_is_left(slurm)
+
+    assert slurm.begin(job).wait(900) == 0, slurm.log()
+    assert slurm.requeued.read_text() == "4711\n"
+    assert "2 of the Ray cluster's nodes are there, its head at 10.77.0.1:24711" in slurm.log()
+    require_nothing_is_left(slurm)
+
+    loaded = spec.load(job)
+    client = open_client(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name(loaded.tracking.experiment).experiment_id])
+    assert run.info.status == "FINISHED"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == list(range(1, 31))
+
+
+def wait_until(condition: object, process: subprocess.Popen[str], slurm: Slurm) -> None:
+    deadline = time.monotonic() + 800
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, slurm.log()
+        assert time.monotonic() < deadline, slurm.log()
+        time.sleep(0.2)
+
+
+def require_nobody_sees_the_token(slurm: Slurm) -> None:
+    """It is in the environment of Ray's processes, and neither in a command line nor in the log."""
+    processes = [process for node in slurm.nodes for process in node.processes()]
+    tokens = {token for each in processes if (token := environment(each).get("RAY_AUTH_TOKEN"))}
+    assert len(tokens) == 1
+    (token,) = tokens
+    assert len(token) == 64
+    assert not [each for each in processes if token in " ".join(each.cmdline())]
+    assert token not in slurm.log()
+
+
+def environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.NoSuchProcess:
+        return {}
+
+
+def require_nothing_is_left(slurm: Slurm) -> None:
+    assert not [process for node in slurm.nodes for process in node.processes()]
+    assert not Path("/tmp/rsrnet-4711").exists()
