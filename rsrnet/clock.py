@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Steady:
+    """How a training spends its time, the first step of each epoch aside: readers start, caches are cold."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    waited: float = 0.0
+    """Seconds of these spent waiting for data."""
+
+    @property
+    def waiting(self) -> float:
+        """The part of the time spent waiting for data, 0 to 1."""
+        return self.waited / self.seconds if self.steps else 0.0
 
 
 class Clock:
@@ -17,21 +34,29 @@ class Clock:
         self.steps_done = 0
         self.images = 0
         self.seconds = 0.0
+        self.steady = Steady()
 
     def start_epoch(self) -> None:
         """An epoch begins, or goes on after an interruption."""
         self.mark = self.epoch_start = time.perf_counter()
         self.epoch_images = 0
         self.waited = 0.0
+        self._is_first = True
 
     def got_batch(self) -> None:
         """The wait for a batch is over."""
-        self.waited += time.perf_counter() - self.mark
+        self._wait = time.perf_counter() - self.mark
+        self.waited += self._wait
 
     def did_step(self, images: int) -> None:
         """A step with so many images, over all ranks, is done."""
-        self.seconds += time.perf_counter() - self.mark
-        self.mark = time.perf_counter()
+        now = time.perf_counter()
+        seconds, self.mark = now - self.mark, now
+        self.seconds += seconds
+        if not self._is_first:
+            before = self.steady
+            self.steady = Steady(before.steps + 1, before.seconds + seconds, before.waited + self._wait)
+        self._is_first = False
         self.images += images
         self.epoch_images += images
         self.steps_done += 1

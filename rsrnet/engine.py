@@ -20,12 +20,13 @@ from torch.utils.data import DataLoader
 
 from rsrnet import checkpoint
 from rsrnet.agreement import Agreement, NoNotice, Notice, any_rank
-from rsrnet.clock import Clock
+from rsrnet.clock import Clock, Steady
 from rsrnet.loss_config import LossConfig
 from rsrnet.losses import RSRNetLoss
 from rsrnet.model.encoder import load_resnet_weights, read_resnet_weights
 from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import MOST_IN_A_ROW, BadBatch, DivergedError, gather
+from rsrnet.phases import BACKWARD, COPY, FORWARD, LOSS, OPTIMIZER, Phases
 from rsrnet.randomness import random_state, set_random_state
 from rsrnet.ranks import share_buffers, sum_over_ranks, world_size
 from rsrnet.recipe import FitConfig
@@ -55,6 +56,9 @@ class Progress:
 
     seconds_left: float
     """Until the last epoch ends, validation aside."""
+
+    steady: Steady
+    """How this rank spent its time so far, the first step of each epoch aside."""
 
 
 def load_start(model: RSRNet, config: FitConfig) -> None:
@@ -149,6 +153,7 @@ class Training:
         on_step: Callable[[Progress], None] = lambda progress: None,
         keep: Callable[[BadBatch], str] | None = None,
         notice: Notice | None = None,
+        phases: Phases | None = None,
     ) -> bool:
         """Train up to the last epoch; validate and report after each.
 
@@ -159,6 +164,7 @@ class Training:
             on_step: called on every rank after each step.
             keep: called on every rank with the batch whose loss ended the training; says where it was saved.
             notice: what tells the training to stop before its end.
+            phases: looks at the parts of each step.
 
         Returns:
             Whether the last epoch is done. If not, a notice ended the training: :meth:`save` what there is, and a
@@ -168,11 +174,12 @@ class Training:
             DivergedError: if the loss becomes NaN or infinite. The step that it would have led to is not taken.
         """
         notice = notice or NoNotice()
-        network = self._distributed()
+        phases = phases or Phases()
+        network = self._distributed(phases)
         clock = Clock((self.config.epochs - self.epoch) * len(train) - self.partial.step)
         while self.epoch < self.config.epochs:
             clock.start_epoch()
-            if not self._train_steps(network, train, clock, on_step, keep, notice):
+            if not self._train_steps(network, train, clock, on_step, keep, notice, phases):
                 return False
             metrics = self._epoch_metrics() | clock.end_epoch()
             if not self.partial.shared:
@@ -189,12 +196,14 @@ class Training:
             on_epoch(self)
         return True
 
-    def _distributed(self) -> nn.Module:
+    def _distributed(self, phases: Phases) -> nn.Module:
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return self.model
         devices = [self.device] if self.device.type == "cuda" else None
         # Not static_graph: DDP does not look into a dataclass for the outputs, and the first step would go unreduced.
-        return DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
+        network = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
+        phases.watch(network)
+        return network
 
     def _train_steps(
         self,
@@ -204,6 +213,7 @@ class Training:
         on_step: Callable[[Progress], None],
         keep: Callable[[BadBatch], str] | None,
         notice: Notice,
+        phases: Phases,
     ) -> bool:
         """Train what is left of the epoch; whether it was trained to its end."""
         network.train()
@@ -212,10 +222,11 @@ class Training:
         images = len(loader.dataset)  # type: ignore[arg-type]
         sums = done.sums = done.sums.to(self.device)
         agreement = Agreement(self.device)
-        for batch in loader:
+        for batch in phases.batches(loader):
             clock.got_batch()
             size = min(self.config.batch_size, images - done.step * self.config.batch_size)
-            terms, look = self._step(network, batch, size, agreement, notice.asked() or notice.due())
+            look = notice.asked() or notice.due()
+            terms, look = self._step(network, batch, size, agreement, look, phases)
             done.step += 1
             if isinstance(terms, Bad):
                 self._skip_or_stop(batch, loader.dataset, terms.loss, keep)
@@ -233,6 +244,7 @@ class Training:
                     sums[0] / sums[5],
                     clock.images_per_second,
                     clock.seconds_left,
+                    clock.steady,
                 )
             )
             # Behind the last step the ranks' batch statistics are shared first; the validation looks again.
@@ -241,7 +253,13 @@ class Training:
         return True
 
     def _step(
-        self, network: nn.Module, batch: dict[str, Any], batch_size: int, agreement: Agreement, look: bool
+        self,
+        network: nn.Module,
+        batch: dict[str, Any],
+        batch_size: int,
+        agreement: Agreement,
+        look: bool,
+        phases: Phases,
     ) -> tuple[Tensor | Bad, bool]:
         """One optimizer step on this rank's part of a global batch of ``batch_size`` images, if all losses are finite.
 
@@ -249,22 +267,26 @@ class Training:
             Mean total, BCE, SSIM, IoU and final-mask loss of this rank's images, (5,), or that the step was not taken
             on any rank; and whether any rank wants to look whether to stop.
         """
-        images = batch["image"].to(self.device, non_blocking=True)
-        target = batch["mask"].to(self.device, non_blocking=True)
+        with phases.part(COPY):
+            images = batch["image"].to(self.device, non_blocking=True)
+            target = batch["mask"].to(self.device, non_blocking=True)
         buffers = self._copy_of_buffers()
-        with autocast(self.device, self.config.precision):
+        with phases.part(FORWARD), autocast(self.device, self.config.precision):
             output = network(images)
-        terms = self.criterion(output, target)
+        with phases.part(LOSS):
+            terms = self.criterion(output, target)
         agreement.ask(terms.total, look)
         # DDP averages over ranks; with uneven shares every image still has the weight 1 / batch_size.
         share = len(images) * world_size() / batch_size
-        self.optimizer.zero_grad(set_to_none=True)
-        (terms.total * share).backward()
+        with phases.part(BACKWARD):
+            self.optimizer.zero_grad(set_to_none=True)
+            (terms.total * share).backward()
         bad, look = agreement.answer()
         if bad:
             self._restore(buffers)
             return Bad(float(terms.total.detach())), look
-        self.optimizer.step()
+        with phases.part(OPTIMIZER):
+            self.optimizer.step()
         return torch.stack(
             [terms.total.detach(), terms.bce, terms.ssim, terms.iou, terms.final]
         ).double(), look

@@ -20,6 +20,7 @@ from rsrnet_platform.cluster import foresee, settle_environment
 from rsrnet_platform.doctor.command import doctor
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.models.commands import app as models_app
+from rsrnet_platform.profiling.command import profile
 from rsrnet_platform.secrecy import masked
 from rsrnet_platform.store import resolve_uri
 from rsrnet_platform.submit import submit
@@ -119,6 +120,7 @@ def _describe(job: spec.Job) -> None:
 
 app.command()(submit)
 app.command()(doctor)
+app.command()(profile)
 
 
 @app.command()

@@ -110,7 +110,17 @@ def require_shared(place: Cluster, key: str, where: str) -> None:
 
 def try_weights(job: spec.TrainJob, folder: runs.Run, fresh: bool) -> None:
     """Load the encoder's weights once, here, where a failure costs nothing; a download is then in the cache."""
-    if job.fit.encoder_weights == "none" or (folder.state.attempt and not fresh):
+    if fresh or not folder.state.attempt:
+        load_weights(job)
+
+
+def load_weights(job: spec.TrainJob) -> None:
+    """Load the encoder's weights, if a training of the job starts from any.
+
+    Raises:
+        WeightsError: if they cannot be had or do not fit.
+    """
+    if job.fit.encoder_weights == "none":
         return
     from rsrnet.engine import load_start
     from rsrnet.model.network import RSRNet

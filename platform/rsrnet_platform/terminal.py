@@ -16,3 +16,10 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def memory(held: int, capacity: int | None = None) -> str:
+    """Bytes of memory as people say them: ``640 MiB``, ``3.2 GiB``; with what there is, ``11.2 of 139.8 GiB``."""
+    if capacity is not None:
+        return f"{held / 2**30:.1f} of {capacity / 2**30:.1f} GiB"
+    return f"{held / 2**30:.1f} GiB" if held >= 2**30 else f"{held / 2**20:.0f} MiB"

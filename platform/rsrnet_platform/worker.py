@@ -15,8 +15,9 @@ from typing import Self
 
 import torch
 
-from rsrnet import engine
+from rsrnet import engine, memory
 from rsrnet.agreement import any_rank
+from rsrnet.clock import Steady
 from rsrnet.data.iharmony4 import IHarmony4
 from rsrnet.data.lists import read_train_val
 from rsrnet.data.loader import loader
@@ -27,6 +28,7 @@ from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import BadBatch
 from rsrnet.randomness import seed_everything
+from rsrnet_platform import reading_limit, terminal
 from rsrnet_platform.cluster.config import WorkerRange
 from rsrnet_platform.cluster.place import count
 from rsrnet_platform.host import Host, TrainHost
@@ -34,7 +36,6 @@ from rsrnet_platform.interruption import Stopped
 from rsrnet_platform.pictures import Pictures, evenly
 from rsrnet_platform.progress import Reporter
 from rsrnet_platform.spec import TrainJob
-from rsrnet_platform.terminal import duration
 from rsrnet_platform.tracking import HASTE, Tracker, TrackingError
 
 PICTURES_A_RUN = 10
@@ -152,9 +153,11 @@ class Observer:
 
     def __init__(self, task: Task, host: TrainHost, val_set: Sequence[Composite]) -> None:
         self.epochs = task.job.fit.epochs
+        self.data = task.job.data
         self.device = host.device
         self.reporter = Reporter(host.tell)
         self.done = 0.0
+        self.spoke_of_reading = False
         self.tracker = Tracker.attach(
             task.tracking_uri,
             task.mlflow_run_id,
@@ -183,6 +186,7 @@ class Observer:
 
     def step_done(self, progress: engine.Progress) -> None:
         """Report how far the epoch is, now and then: reading the loss waits for the device."""
+        self._look_at_reading(progress.steady)
         if not self.reporter.due():
             return
         self.tracker.check()
@@ -190,10 +194,22 @@ class Observer:
         text = (
             f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
             f"loss {progress.loss:.3f}  {progress.images_per_second:.1f} images/s  "
-            f"{duration(progress.seconds_left)} left"
+            f"{terminal.duration(progress.seconds_left)} left  {self._memory()}"
         )
         self.done = epochs_done / progress.epochs
         self.reporter.step(text, self.done)
+
+    def _memory(self) -> str:
+        """Memory that this worker holds, in words."""
+        held = terminal.memory(memory.in_use(self.device), memory.capacity(self.device))
+        return f"{held} on the GPU" if self.device.type == "cuda" else f"{held} of memory"
+
+    def _look_at_reading(self, steady: Steady) -> None:
+        """Say once, when enough is known, that the loader is the limit, if it is."""
+        known = steady.steps >= reading_limit.STEPS and steady.seconds >= reading_limit.SECONDS
+        if known and not self.spoke_of_reading and (hint := reading_limit.hint(self.data, steady.waiting)):
+            self.spoke_of_reading = True
+            self.reporter.milestone(hint, self.done)
 
     def epoch_done(self, training: engine.Training) -> None:
         """Log the epoch's metrics, and its pictures ten times a run."""

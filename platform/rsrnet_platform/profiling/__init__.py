@@ -1,0 +1,1 @@
+"""``rsrnet profile``: where the time of a training job's steps goes."""
