@@ -145,7 +145,7 @@ class TestAgreement:
         settings = [
             value for option, value in zip(options[::2], options[1::2], strict=True) if option == "--set"
         ]
-        loaded = spec.load(repository / Path(path).relative_to("/home/ray"), settings)
+        loaded = spec.load(repository / Path(path).relative_to("/home/ray/"), settings)
 
         assert (program, run) == ("rsrnet", "run")
         assert loaded.cluster.workers == loaded.cluster.workers.__class__(
