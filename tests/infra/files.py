@@ -50,7 +50,9 @@ def dotenv(file: Path) -> dict[str, str]:
 @cache
 def manifests(repository: Path) -> list[dict[str, Any]]:
     """Every Kubernetes object of infra/kuberay; those that jobs are, last. They are read once, so change none."""
-    files = sorted((repository / "infra/kuberay").rglob("*.yaml"), key=lambda file: (file.parent.name == "jobs", file))
+    files = sorted(
+        (repository / "infra/kuberay").rglob("*.yaml"), key=lambda file: (file.parent.name == "jobs", file)
+    )
     texts = [file.read_text(encoding="utf-8") for file in files if file.name != "kustomization.yaml"]
     return [document for text in texts for document in yaml.safe_load_all(text)]
 

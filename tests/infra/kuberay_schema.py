@@ -1,8 +1,8 @@
 """What KubeRay 1.7 takes as a RayCluster and a RayJob, as a JSON schema that knows no other names.
 
 Source of the names, types and choices: `raycluster_types.go` and `rayjob_types.go` of ray-project/kuberay
-(ray-operator/apis/ray/v1), from which KubeRay's CRDs are generated; the fields that nothing here uses are left out of the
-inner types. Pod templates and containers are Kubernetes' own: :func:`tests.infra.files.pod_templates` finds them.
+(ray-operator/apis/ray/v1), from which KubeRay's CRDs are generated; of inner types that nothing here uses the fields
+are left out. Pod templates and containers are Kubernetes' own: :func:`tests.infra.files.pod_templates` finds them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from typing import Any
 
 
 def _fields(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [*required],
+        "additionalProperties": False,
+    }
 
 
 def _choice(*values: str) -> dict[str, Any]:

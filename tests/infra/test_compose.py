@@ -53,9 +53,14 @@ class TestTheFile:
             pytest.skip("the plugin compose of docker is not installed")
         command = ["docker", "compose", "--file", str(repository / "infra/compose.yaml"), "config", "--quiet"]
 
-        assert subprocess.run([*command[:2], "--env-file", secrets, *command[2:]], check=False).returncode == 0
+        assert (
+            subprocess.run([*command[:2], "--env-file", secrets, *command[2:]], check=False).returncode == 0
+        )
         refused = subprocess.run(
-            [*command[:2], "--env-file", "/dev/null", *command[2:]], capture_output=True, text=True, check=False
+            [*command[:2], "--env-file", "/dev/null", *command[2:]],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert refused.returncode != 0
         assert "run infra/make-secrets" in refused.stderr
@@ -145,7 +150,9 @@ class TestTheSecrets:
     def test_are_not_written_over(self, repository: Path, secrets: Path) -> None:
         before = secrets.read_text()
 
-        again = subprocess.run([repository / "infra/make-secrets", secrets], capture_output=True, text=True, check=False)
+        again = subprocess.run(
+            [repository / "infra/make-secrets", secrets], capture_output=True, text=True, check=False
+        )
 
         assert again.returncode == 2
         assert "Delete it first" in again.stderr
@@ -153,14 +160,18 @@ class TestTheSecrets:
 
     def test_are_only_those_that_were_named(self, repository: Path, tmp_path: Path) -> None:
         subprocess.run(
-            [repository / "infra/make-secrets", tmp_path / "some", "RAY_AUTH_TOKEN"], check=True, capture_output=True
+            [repository / "infra/make-secrets", tmp_path / "some", "RAY_AUTH_TOKEN"],
+            check=True,
+            capture_output=True,
         )
 
         assert [*dotenv(tmp_path / "some")] == ["RAY_AUTH_TOKEN"]
 
     @pytest.mark.parametrize("folder", ["infra", "infra/kuberay", "infra/vm"])
     def test_never_get_into_version_control_or_an_image(self, repository: Path, folder: str) -> None:
-        ignored = subprocess.run(["git", "check-ignore", "--quiet", f"{folder}/.env"], cwd=repository, check=False)
+        ignored = subprocess.run(
+            ["git", "check-ignore", "--quiet", f"{folder}/.env"], cwd=repository, check=False
+        )
         kept = (repository / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
         assert ignored.returncode == 0

@@ -74,7 +74,9 @@ def test_no_address_carries_a_password(repository: Path) -> None:
 
 
 def test_no_image_floats(repository: Path) -> None:
-    images = {value for _, document in documents(repository) for key, value in pairs(document) if key == "image"}
+    images = {
+        value for _, document in documents(repository) for key, value in pairs(document) if key == "image"
+    }
 
     assert "rsrnet:slim" in images
     assert all(re.search(r":[\w.-]+$", image) and not image.endswith(":latest") for image in images), images
@@ -100,13 +102,19 @@ def test_every_folder_has_a_page_and_the_page_of_infra_lists_everything(reposito
 
 def test_the_pages_name_files_that_exist(repository: Path) -> None:
     for page in (file for file in tracked(repository) if file.suffix == ".md"):
-        named = re.findall(r"(?<![\w./])((?:infra|jobs|docs|tests)/[\w./-]*\w)", page.read_text(encoding="utf-8"))
+        named = re.findall(
+            r"(?<![\w./])((?:infra|jobs|docs|tests)/[\w./-]*\w)", page.read_text(encoding="utf-8")
+        )
         # `.env` is made by make-secrets.
-        assert not [name for name in named if not (repository / name).exists() and not name.endswith(".env")], page
+        assert not [
+            name for name in named if not (repository / name).exists() and not name.endswith(".env")
+        ], page
 
 
 @pytest.mark.parametrize("page", ["README.md", "kuberay/README.md", "vm/README.md", "slurm/README.md"])
 def test_the_pages_say_how_a_job_gets_there(repository: Path, page: str) -> None:
     text = (repository / "infra" / page).read_text(encoding="utf-8")
 
-    assert "sbatch infra/slurm/run.sbatch" in text or re.search(r"rsrnet submit \S+ --address http://\S+", text)
+    assert "sbatch infra/slurm/run.sbatch" in text or re.search(
+        r"rsrnet submit \S+ --address http://\S+", text
+    )

@@ -1,4 +1,4 @@
-"""infra/Dockerfile. There is no engine here to build it, so its install steps run in a folder instead of a container."""
+"""infra/Dockerfile. No engine is needed: its install steps run in a folder instead of a container."""
 
 from __future__ import annotations
 
@@ -52,8 +52,12 @@ class TestTheFile:
         run_linter("shellcheck", repository / "infra/image/start-mlflow", repository / "infra/make-secrets")
 
     def test_has_the_python_of_the_lock_file(self, repository: Path, dockerfile: str) -> None:
-        (of_the_lock,) = re.findall(r"--python-version ([\d.]+)", (repository / "Makefile").read_text(encoding="utf-8"))
-        base = {line for stage in stages(dockerfile).values() for line in stage if line.startswith("FROM python:")}
+        (of_the_lock,) = re.findall(
+            r"--python-version ([\d.]+)", (repository / "Makefile").read_text(encoding="utf-8")
+        )
+        base = {
+            line for stage in stages(dockerfile).values() for line in stage if line.startswith("FROM python:")
+        }
 
         assert f"ARG PYTHON={of_the_lock}\n" in dockerfile
         assert all(re.match(r"FROM python:\$\{PYTHON\}-slim-\w+ ", line) for line in base), base
@@ -75,10 +79,16 @@ class TestTheFile:
         set_here = re.findall(r"^(?:ARG|ENV) (\w+)|^    (\w+)=", dockerfile, re.MULTILINE)
 
         assert set_here
-        assert not [names for names in set_here if re.search("(?i)token|password|key|secret|index_url", "".join(names))]
+        assert not [
+            names
+            for names in set_here
+            if re.search("(?i)token|password|key|secret|index_url", "".join(names))
+        ]
 
     def test_has_what_the_health_checks_call(self, repository: Path, dockerfile: str) -> None:
-        ours = [each for each in compose(repository)["services"].values() if each["image"].startswith("rsrnet:")]
+        ours = [
+            each for each in compose(repository)["services"].values() if each["image"].startswith("rsrnet:")
+        ]
         called = {service["healthcheck"]["test"][1] for service in ours}
 
         assert len(ours) == 4
@@ -86,7 +96,9 @@ class TestTheFile:
         assert " wget " in next(line for line in stages(dockerfile)["runtime"] if "apt-get install" in line)
 
     def test_copies_only_files_that_are_sent_to_the_engine(self, repository: Path, dockerfile: str) -> None:
-        kept = re.findall(r"^!(\S+)$", (repository / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+        kept = re.findall(
+            r"^!(\S+)$", (repository / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE
+        )
         copied = re.findall(r"^COPY (?:--chmod=\d+ )?((?:[\w./-]+ )+)\S+$", dockerfile, re.MULTILINE)
         files = {name for names in copied for name in names.split()} - {"."}
 
@@ -116,7 +128,9 @@ def test_the_slim_variant_has_the_packages_of_the_lock_file_and_pytorch_for_cpus
     assert installed.pop("torchvision") == f"{versions['torchvision']}+cpu"
     assert installed == {name: versions[name] for name in installed}
     assert {"ray", "mlflow", "psycopg", "boto3", "onnx"} <= {*installed}
-    assert not [name for name in installed if name.startswith(("nvidia-", "cuda-", "triton", "pytest", "mypy"))]
+    assert not [
+        name for name in installed if name.startswith(("nvidia-", "cuda-", "triton", "pytest", "mypy"))
+    ]
 
 
 @pytest.mark.slow
@@ -137,7 +151,7 @@ def test_a_package_that_is_not_the_one_of_the_lock_file_is_refused(
 
 
 def folder_of_the_build(repository: Path, dockerfile: str, folder: Path) -> Path:
-    """A folder as `/src` is when packages are installed: an empty environment beside it, and the project's wheel in it."""
+    """A folder as `/src` when packages are installed: an empty environment beside it, the project's wheel in it."""
     source = folder / "source"
     for name in ("LICENSE", "README.md", "pyproject.toml", "infra/requirements.lock"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +177,12 @@ def run(
     assert commands
     for command in commands:
         done = subprocess.run(
-            ["sh", "-euc", command], cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False
+            ["sh", "-euc", command],
+            cwd=cwd,
+            env=kept | environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0 or not check, done.stderr
     return done

@@ -73,10 +73,14 @@ class TestWhatTheApiTakes:
     def test_one_command_applies_everything(self, repository: Path, tmp_path: Path) -> None:
         if shutil.which("kubectl") is None:
             pytest.skip("kubectl is not installed")
-        folder = shutil.copytree(repository / "infra/kuberay", tmp_path / "kuberay", ignore=lambda *_: [".env"])
+        folder = shutil.copytree(
+            repository / "infra/kuberay", tmp_path / "kuberay", ignore=lambda *_: [".env"]
+        )
         subprocess.run([repository / "infra/make-secrets", folder / ".env"], check=True, capture_output=True)
 
-        built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True).stdout
+        built = subprocess.run(
+            ["kubectl", "kustomize", folder], capture_output=True, text=True, check=True
+        ).stdout
 
         made = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built)}
         assert made["RayCluster", "rsrnet"]["metadata"]["namespace"] == "rsrnet"
@@ -90,11 +94,22 @@ class TestAgreement:
 
     def test_on_secrets_claims_services_and_labels(self, repository: Path, tmp_path: Path) -> None:
         everything = manifests(repository)
-        subprocess.run([repository / "infra/make-secrets", tmp_path / ".env"], check=True, capture_output=True)
+        subprocess.run(
+            [repository / "infra/make-secrets", tmp_path / ".env"], check=True, capture_output=True
+        )
         named = list(values_of(everything, "secretKeyRef"))
-        services = {each["metadata"]["name"]: each["spec"] for each in everything if each["kind"] == "Service"}
-        labels = [template["metadata"].get("labels", {}) for each in everything for template in pod_templates(each)]
-        variables = {env["name"]: env["value"] for each in containers(repository) for env in each.get("env", []) if "value" in env}
+        services = {
+            each["metadata"]["name"]: each["spec"] for each in everything if each["kind"] == "Service"
+        }
+        labels = [
+            template["metadata"].get("labels", {}) for each in everything for template in pod_templates(each)
+        ]
+        variables = {
+            env["name"]: env["value"]
+            for each in containers(repository)
+            for env in each.get("env", [])
+            if "value" in env
+        }
 
         assert named
         for reference in named:
@@ -102,7 +117,9 @@ class TestAgreement:
             assert reference["key"] in dotenv(tmp_path / ".env")
         assert {each["secretName"] for each in values_of(everything, "authOptions")} == {"rsrnet-secrets"}
         assert "auth_token" in dotenv(tmp_path / ".env")
-        assert {each["claimName"] for each in values_of(everything, "persistentVolumeClaim")} == {"rsrnet-storage"}
+        assert {each["claimName"] for each in values_of(everything, "persistentVolumeClaim")} == {
+            "rsrnet-storage"
+        }
         for service in services.values():
             assert service["selector"] in labels
         assert variables["MLFLOW_TRACKING_URI"] == f"http://mlflow:{services['mlflow']['ports'][0]['port']}"
@@ -125,8 +142,10 @@ class TestAgreement:
         (group,) = job["rayClusterSpec"]["workerGroupSpecs"]
         program, run, path, *options = shlex.split(job["entrypoint"])
 
-        settings = [value for option, value in zip(options[::2], options[1::2], strict=True) if option == "--set"]
-        loaded = spec.load(repository / Path(path).relative_to("/home/ray"), settings)
+        settings = [
+            value for option, value in zip(options[::2], options[1::2], strict=True) if option == "--set"
+        ]
+        loaded = spec.load(repository / Path(path).relative_to("/home/ray/"), settings)
 
         assert (program, run) == ("rsrnet", "run")
         assert loaded.cluster.workers == loaded.cluster.workers.__class__(
@@ -151,7 +170,12 @@ class TestWhoGetsIn:
             assert not cluster["headGroupSpec"].get("enableIngress")
 
     def test_secret_values_come_from_the_secret(self, repository: Path) -> None:
-        secret = [env for each in containers(repository) for env in each.get("env", []) if SECRET.search(env["name"])]
+        secret = [
+            env
+            for each in containers(repository)
+            for env in each.get("env", [])
+            if SECRET.search(env["name"])
+        ]
 
         assert len(secret) >= 8
         assert all("value" not in env and "secretKeyRef" in env["valueFrom"] for env in secret)

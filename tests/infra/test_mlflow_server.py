@@ -22,10 +22,9 @@ from rsrnet import checkpoint
 from rsrnet_platform.registry import resolve
 from rsrnet_platform.store import open_client
 from tests.infra.files import compose, dotenv, interpolated
-from tests.platform.conftest import train_file  # noqa: F401 - a fixture
 from tests.platform.postgresql import PostgreSQL, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROGRAM = "infra/image/start-mlflow"
 
@@ -49,7 +48,9 @@ def bucket() -> Iterator[str]:
 class Server:
     """The server of compose.yaml on free ports of this machine."""
 
-    def __init__(self, repository: Path, secrets: dict[str, str], database: PostgreSQL, bucket: str, folder: Path) -> None:
+    def __init__(
+        self, repository: Path, secrets: dict[str, str], database: PostgreSQL, bucket: str, folder: Path
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
@@ -76,7 +77,7 @@ class Server:
         return {"PATH": path, "HOME": os.environ["HOME"], "MLFLOW_DISABLE_TELEMETRY": "true"}
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while True:
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -93,8 +94,8 @@ class Server:
         except psutil.NoSuchProcess:
             return
         self.process.terminate()
-        self.process.wait(60)
-        _, left = psutil.wait_procs(workers, timeout=30)
+        self.process.wait(300)
+        _, left = psutil.wait_procs(workers, timeout=120)
         assert not left
 
 
@@ -104,19 +105,16 @@ def server(
 ) -> Iterator[Server]:
     with running() as database:
         # As the image of PostgreSQL makes user and database from POSTGRES_USER, POSTGRES_DB and POSTGRES_PASSWORD.
-        database.query("postgres", f"CREATE ROLE mlflow LOGIN SUPERUSER PASSWORD '{secrets['POSTGRES_PASSWORD']}'")
+        database.query(
+            "postgres", f"CREATE ROLE mlflow LOGIN SUPERUSER PASSWORD '{secrets['POSTGRES_PASSWORD']}'"
+        )
         database.query("postgres", "CREATE DATABASE mlflow OWNER mlflow")
-        first = Server(repository, secrets, database, bucket, tmp_path_factory.mktemp("first"))
+        server = Server(repository, secrets, database, bucket, tmp_path_factory.mktemp("server"))
         try:
-            first.wait()
+            server.wait()
+            yield server
         finally:
-            first.end()
-        again = Server(repository, secrets, database, bucket, tmp_path_factory.mktemp("again"))
-        try:
-            again.wait()  # it finds databases, account and bucket there
-            yield again
-        finally:
-            again.end()
+            server.end()
 
 
 def status(url: str, user: str = "", password: str = "", host: str = "") -> int:
@@ -126,13 +124,15 @@ def status(url: str, user: str = "", password: str = "", host: str = "") -> int:
     if host:
         request.add_header("Host", host)
     try:
-        with urlopen(request, timeout=30) as answer:
+        with urlopen(request, timeout=120) as answer:
             return int(answer.status)
     except HTTPError as error:
         return error.code
 
 
-def test_lets_in_who_has_the_password_and_calls_it_by_its_name(server: Server, secrets: dict[str, str]) -> None:
+def test_lets_in_who_has_the_password_and_calls_it_by_its_name(
+    server: Server, secrets: dict[str, str]
+) -> None:
     admin, password = secrets["MLFLOW_ADMIN_USERNAME"], secrets["MLFLOW_ADMIN_PASSWORD"]
 
     assert status(server.url) == 401
@@ -152,9 +152,16 @@ def test_a_training_is_tracked_and_its_artifacts_are_in_the_bucket(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", secrets["MLFLOW_ADMIN_USERNAME"])
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", secrets["MLFLOW_ADMIN_PASSWORD"])
-    command = [sys.executable, "-m", "rsrnet_platform", str(train_file), "--set", f"tracking.uri={server.url}"]
+    command = [
+        sys.executable,
+        "-m",
+        "rsrnet_platform",
+        str(train_file),
+        "--set",
+        f"tracking.uri={server.url}",
+    ]
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
 
     assert done.returncode == 0, done.stderr
     client = open_client(server.url)
@@ -162,14 +169,19 @@ def test_a_training_is_tracked_and_its_artifacts_are_in_the_bucket(
     assert run.info.status == "FINISHED"
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
     assert (resolve("models:/rsrnet@champion", server.url) / checkpoint.WEIGHTS).is_file()
-    store = boto3.client("s3", endpoint_url=bucket, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    store = boto3.client(
+        "s3", endpoint_url=bucket, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
     keys = [each["Key"] for each in store.list_objects_v2(Bucket="mlflow")["Contents"]]
     assert [key for key in keys if key.endswith("job.yaml")]
     assert [key for key in keys if key.endswith(checkpoint.WEIGHTS)]
 
 
 def test_its_secrets_are_in_no_command_line_and_no_log(server: Server, secrets: dict[str, str]) -> None:
-    processes = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    processes = [
+        psutil.Process(server.process.pid),
+        *psutil.Process(server.process.pid).children(recursive=True),
+    ]
     seen = server.log.read_text() + " ".join(" ".join(each.cmdline()) for each in processes)
     hidden = {name: value for name, value in secrets.items() if name != "MLFLOW_ADMIN_USERNAME"}
 

@@ -1,4 +1,4 @@
-"""infra/slurm/run.sbatch on two hosts of this machine: Slurm's programs are stand-ins, Ray and the training are real."""
+"""infra/slurm/run.sbatch on two hosts of this machine: Slurm is stand-ins, Ray and the training are real."""
 
 from __future__ import annotations
 
@@ -106,6 +106,92 @@ def slurm(repository: Path, tmp_path: Path) -> Iterator[Slurm]:
 def test_without_a_job_file_it_says_how_it_is_called(slurm: Slurm) -> None:
     assert slurm.begin().wait(30) == 2
     assert "sbatch infra/slurm/run.sbatch jobs/train.yaml" in slurm.log()
+
+
+STAND_IN = """#!/bin/bash
+# For ray, python and rsrnet: notes how it was called, and does what a test wants.
+echo "$(basename "$0") $*" >> "$FOLDER/calls"
+case $(basename "$0") in
+    ray) trap 'echo "ray ended" >> "$FOLDER/calls"; kill $!; exit' TERM; sleep 60 & wait ;;
+    rsrnet) trap 'echo "job told" >> "$FOLDER/calls"; kill $!; sleep 0.3; exit 143' TERM; touch "$FOLDER/runs"
+        [[ $ENDS != no ]] || { sleep 60 & wait; }
+        exit "$ENDS" ;;
+esac
+"""
+
+
+class Rehearsal:
+    """The script on this machine, with stand-ins for every program that it starts."""
+
+    def __init__(self, script: Path, folder: Path) -> None:
+        self.folder = folder
+        programs = folder / ".venv/bin"
+        programs.mkdir(parents=True)
+        for name in ("ray", "python", "rsrnet"):
+            (programs / name).write_text(STAND_IN)
+        (programs / "srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
+        (programs / "scontrol").write_text(SCONTROL)
+        for program in programs.iterdir():
+            program.chmod(0o755)
+        self._script = script
+
+    def begin(self, ends: str, *arguments: str) -> subprocess.Popen[str]:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "FOLDER": str(self.folder),
+            "ENDS": ends,
+            "REQUEUED": str(self.folder / "requeued"),
+            "SLURM_JOB_ID": "4712",
+            "SLURM_JOB_NODELIST": "localhost,127.0.0.2",
+            "SLURM_SUBMIT_DIR": str(self.folder),
+        }
+        return subprocess.Popen(
+            [self._script, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def calls(self) -> list[str]:
+        return (self.folder / "calls").read_text().splitlines()
+
+
+@pytest.fixture
+def rehearsal(repository: Path, tmp_path: Path) -> Rehearsal:
+    return Rehearsal(repository / "infra/slurm/run.sbatch", tmp_path)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_ends_with_the_code_of_the_job_and_ends_the_cluster(rehearsal: Rehearsal, code: int) -> None:
+    script = rehearsal.begin(str(code), "job.yaml", "--set", "name=a b")
+
+    said, _ = script.communicate(timeout=60)
+
+    assert script.returncode == code, said
+    head, node = [call for call in rehearsal.calls() if call.startswith("ray start")]
+    assert "--head" in head
+    assert "--dashboard-host=127.0.0.1" in head
+    assert "--address=" in node
+    assert "rsrnet run job.yaml --set name=a b" in rehearsal.calls()
+    assert rehearsal.calls().count("ray ended") == 2
+    assert not (rehearsal.folder / "requeued").exists()
+
+
+def test_a_job_that_is_told_to_leave_is_queued_again(rehearsal: Rehearsal) -> None:
+    script = rehearsal.begin("no", "job.yaml")
+    deadline = time.monotonic() + 60
+    while not (rehearsal.folder / "runs").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    script.send_signal(signal.SIGTERM)
+
+    said, _ = script.communicate(timeout=60)
+    assert script.returncode == 143, said
+    assert "job told" in rehearsal.calls()
+    assert rehearsal.calls().count("ray ended") == 2
+    assert (rehearsal.folder / "requeued").read_text() == "4712\n"
 
 
 @pytest.mark.slow

@@ -30,7 +30,9 @@ def test_a_misspelt_key_is_found(config: dict[str, Any]) -> None:
         validate_config(prepare_config({**config, "worker_start_ray_command": ["ray start"]}))
 
 
-def test_starts_ray_with_the_token_of_the_secrets_and_the_dashboard_for_the_head_alone(config: dict[str, Any]) -> None:
+def test_starts_ray_with_the_token_of_the_secrets_and_the_dashboard_for_the_head_alone(
+    config: dict[str, Any],
+) -> None:
     for kind in ("head", "worker"):
         stop, start = config[f"{kind}_start_ray_commands"]
         assert stop.endswith("ray stop")
@@ -44,13 +46,17 @@ def test_starts_nothing_without_the_secrets(config: dict[str, Any], kind: str, t
     """The command as it is, in a home whose checkout has no `.env`; a stand-in for `ray` notes that it was called."""
     programs = tmp_path / "rsrnet-checkout/.venv/bin"
     programs.mkdir(parents=True)
-    (programs / "ray").write_text(f'#!/bin/sh\necho "$RAY_AUTH_MODE $RAY_AUTH_TOKEN $*" > {tmp_path}/called\n')
+    (programs / "ray").write_text(
+        f'#!/bin/sh\necho "$RAY_AUTH_MODE $RAY_AUTH_TOKEN $*" > {tmp_path}/called\n'
+    )
     (programs / "ray").chmod(0o755)
     _, start = config[f"{kind}_start_ray_commands"]
 
     def call() -> int:
         environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "RAY_HEAD_IP": "192.0.2.10"}
-        return subprocess.run(["bash", "-c", start], env=environment, capture_output=True, check=False).returncode
+        return subprocess.run(
+            ["bash", "-c", start], env=environment, capture_output=True, check=False
+        ).returncode
 
     assert call() != 0
     assert not (tmp_path / "called").exists()
