@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsrnet_platform import cluster, preflight, provenance, registry, runs, spec
-from rsrnet_platform.calibration import calibrate
 from rsrnet_platform.files import telling_of_full_disk
 from rsrnet_platform.interruption import Stopped, graceful
 from rsrnet_platform.outage import patiently
@@ -63,6 +62,7 @@ def _train(
 ) -> None:
     """Track, train, choose the score's threshold, register."""
     from rsrnet.checkpoint import read_card
+    from rsrnet_platform.calibration import calibrate
     from rsrnet_platform.models.gate import gate_of, images_by_subset, scores_by_subset
     from rsrnet_platform.worker import Task
 

@@ -27,3 +27,25 @@ def test_a_process_that_leaves_meanwhile_keeps_its_exit_code() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "Fatal" not in done.stderr
+
+
+def test_what_a_training_is_refused_for_is_found_out_before_pytorch_is_imported() -> None:
+    """Its import takes seconds: it is left to the time in which Ray starts."""
+    program = """
+import sys
+from rsrnet_platform import train
+from rsrnet_platform.cluster import TrainClusterConfig, foresee
+from rsrnet_platform.errors import UserError
+
+place = foresee(TrainClusterConfig(workers=1, address="local"))
+assert place.workers == 1, place
+try:
+    foresee(TrainClusterConfig(workers=10_000, address="local"))
+except UserError as error:
+    assert "10000 workers" in str(error)
+else:
+    raise AssertionError
+assert not {"torch", "mlflow"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
