@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -74,9 +74,13 @@ class Tracker:
         """Of the run; None: it is yet to be opened."""
         self._outbox = outbox
         self._unsent = unsent
-        self._client = open_client(outbox.uri)
         self._held: set[tuple[str, int]] = set()
         self._ended = False
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """Made when it is used first, which mostly is in the background: importing MLflow takes seconds."""
+        return open_client(self.uri)
 
     @classmethod
     def of_attempt(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsrnet_platform import cluster, preflight, provenance, registry, runs, spec
-from rsrnet_platform.calibration import calibrate
 from rsrnet_platform.files import telling_of_full_disk
 from rsrnet_platform.interruption import Stopped, graceful
 from rsrnet_platform.outage import patiently
+from rsrnet_platform.preload import preload
 from rsrnet_platform.progress import PROGRESS, follow
 from rsrnet_platform.store import prepare, probe
 from rsrnet_platform.terminal import console
@@ -44,6 +44,7 @@ def run(job: spec.TrainJob, *, fresh: bool) -> None:
                 return
         split = preflight.read_lists(job)
         probe(job.tracking)
+        preload("torch", "mlflow")
         with cluster.connect(job.cluster) as place:
             preflight.require_shared(place, "storage", job.storage)
             preflight.try_weights(job, folder, fresh)
@@ -61,6 +62,7 @@ def _train(
 ) -> None:
     """Track, train, choose the score's threshold, register."""
     from rsrnet.checkpoint import read_card
+    from rsrnet_platform.calibration import calibrate
     from rsrnet_platform.models.gate import gate_of, images_by_subset, scores_by_subset
     from rsrnet_platform.worker import Task
 

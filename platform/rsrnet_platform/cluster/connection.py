@@ -218,14 +218,25 @@ def code_folders() -> list[Path]:
 
 def _here(config: WorkersConfig) -> Cluster:
     """A cluster as it would be started on this machine; or this process, where any number of workers will do."""
-    import torch
     from ray._private.utils import get_num_cpus
 
-    nodes = (Node(int(get_num_cpus()), torch.cuda.device_count()),)
+    nodes = (Node(int(get_num_cpus()), _gpus_for_ray()),)
     place = find_room(config, "local", True, nodes)
     if config.workers is None and place.workers <= 1 and not place.use_gpu:
         return this_process(config)
     return place
+
+
+def _gpus_for_ray() -> int:
+    """How many GPUs a cluster started here would have; PyTorch would have to be imported to say."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return 0
+    found = int(manager.get_current_node_num_accelerators())
+    visible = manager.get_current_process_visible_accelerator_ids()
+    return found if visible is None else min(found, len(visible))
 
 
 def this_process(config: WorkersConfig) -> Cluster:
