@@ -195,10 +195,18 @@ def _rounded(row: Row) -> Row:
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of README.md."""
     lines = ["| what | against | ratio | target | script |", "| --- | --- | --- | --- | --- |"]
-    for script, row in rows_of(results):
-        what = f"{row.what}; {row.conditions}" if row.conditions else row.what
-        lines.append(f"| {what} | {row.against} | {_figure(row)} | {_target(row)} | `{script}` |")
+    lines += [f"{_cells(row)} `{script}` |" for script, row in rows_of(results)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_rows(rows: Sequence[Row]) -> str:
+    """The table of one script."""
+    return "\n".join(["| what | against | ratio | target |", "| --- | --- | --- | --- |", *map(_cells, rows)])
+
+
+def _cells(row: Row) -> str:
+    what = f"{row.what}; {row.conditions}" if row.conditions else row.what
+    return f"| {what} | {row.against} | {_figure(row)} | {_target(row)} |"
 
 
 def _figure(row: Row) -> str:
