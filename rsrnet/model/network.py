@@ -56,6 +56,8 @@ class RSRNet(nn.Module):
     Attributes:
         checkpoint_iterations: whether training keeps nothing of the inside of an iteration, but makes it again in the
             backward pass: less memory, more time, the same gradients.
+        memory_format: how maps lie in memory. Channels last is what convolutions are fastest on, on processors (large
+            maps of few channels) and on tensor cores.
 
     Example:
         >>> output = RSRNet(RSRNetConfig(width=16))(torch.rand(1, 3, 224, 224))
@@ -70,6 +72,7 @@ class RSRNet(nn.Module):
         super().__init__()
         self.config = config = config or RSRNetConfig()
         self.checkpoint_iterations = False
+        self.memory_format = torch.channels_last
         self.encoder = Encoder(config.depth, config.width)
         self.reasoning: Reasoning | SimilarityReasoning | None = None
         if config.reasoning == "similarity":
@@ -82,8 +85,7 @@ class RSRNet(nn.Module):
             self.combination = AdaptiveCombination(config.width)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        # The order in which convolutions are fastest, on processors (large maps of few channels) and on tensor cores.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=self.memory_format)
 
     def forward(
         self,
@@ -184,7 +186,7 @@ class RSRNet(nn.Module):
         height, width = images.shape[2:]
         padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
         prepared = F.pad((images - self.mean) / self.std, padding, mode="replicate")
-        return prepared.contiguous(memory_format=torch.channels_last)
+        return prepared.contiguous(memory_format=self.memory_format)
 
     def _combine(self, decoded: Tensor, m_dec: Tensor, m_rsr: Tensor) -> Tensor:
         """M_fnl of (B, 1, H, W) from the two masks, as the configuration says."""

@@ -16,6 +16,7 @@ import torch
 from peak_memory import peak_bytes
 from plain_rsrnet import PlainRSRNet, plain_step
 from table import Row, compare, interleaved, markdown_rows
+from torch import Tensor
 
 from rsrnet.engine import Training
 from rsrnet.model.config import RSRNetConfig
@@ -30,33 +31,41 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def steps(
-    config: RSRNetConfig, recipe: FitConfig, batch: int, side: int, device: str
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """One step of the plain form, and one of ours."""
-    torch.manual_seed(0)
-    training = Training(RSRNet(config), recipe, size=side, device=device)
+OPTIONS = {
+    "": FitConfig(),
+    ", fit.checkpoint_iterations": FitConfig(checkpoint_iterations=True),
+    ", fit.precision: bfloat16": FitConfig(precision="bfloat16"),
+}
+
+
+def our_step(recipe: FitConfig, start: RSRNet, images: Tensor, target: Tensor) -> Callable[[], None]:
+    training = Training(RSRNet(start.config), recipe, size=images.shape[-1], device=images.device)
+    training.model.load_state_dict(start.state_dict())
     training.model.train()
-    plain = PlainRSRNet(config)
-    plain.load_state_dict(training.model.state_dict())
-    plain.to(device)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    images = torch.rand(batch, 3, side, side, device=device)
-    target = (torch.rand(batch, 1, side, side, device=device) > 0.7).float()
 
-    def of_plain() -> None:
-        plain_step(plain, optimizer, images, target)
-        _wait(device)
-
-    def of_ours() -> None:
+    def step() -> None:
         training.optimizer.zero_grad(set_to_none=True)
         with autocast(training.device, recipe.precision):
             output = training.model(images)
         training.criterion(output, target).total.backward()
         training.optimizer.step()
-        _wait(device)
+        _wait(images.device.type)
 
-    return of_plain, of_ours
+    return step
+
+
+def their_step(start: RSRNet, images: Tensor, target: Tensor) -> Callable[[], None]:
+    plain = PlainRSRNet(start.config)
+    plain.load_state_dict(start.state_dict())
+    plain.to(images.device)
+    recipe = FitConfig()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+    def step() -> None:
+        plain_step(plain, optimizer, images, target)
+        _wait(images.device.type)
+
+    return step
 
 
 def _wait(device: str) -> None:
@@ -72,41 +81,40 @@ def measure(
     config: RSRNetConfig | None = None,
     device: str | None = None,
 ) -> list[Row]:
-    """Time and memory of the default, then time and memory of each option."""
+    """Time and memory of the default, then of each option."""
     config, device = config or RSRNetConfig(), device or default_device()
     torch.set_num_threads(threads)
+    torch.manual_seed(0)
     where = device if device == "cuda" else f"{threads} thread{'s' if threads > 1 else ''}"
-    sizes = f"B = {batch}, K = {config.iterations}, {side} × {side}, {where}"
-    options = {
-        "": FitConfig(),
-        ", checkpoint_iterations": FitConfig(checkpoint_iterations=True),
-        ", bfloat16": FitConfig(precision="bfloat16"),
-    }
+    conditions = f"B = {batch}, K = {config.iterations}, {side} × {side}, {where}"
+    start = RSRNet(config)
+    images = torch.rand(batch, 3, side, side, device=device)
+    target = (torch.rand(batch, 1, side, side, device=device) > 0.7).float()
+    contenders = {"plain": their_step(start, images, target)}
+    contenders |= {name: our_step(recipe, start, images, target) for name, recipe in OPTIONS.items()}
+    seconds = interleaved(contenders, rounds)
+    memory = {name: peak_bytes(step, device) for name, step in contenders.items()}
     rows = []
-    for name, recipe in options.items():
-        plain, ours = steps(config, recipe, batch, side, device)
-        seconds = interleaved({"plain": plain, "ours": ours}, rounds)
-        memory = [peak_bytes(step, device) for step in (plain, ours)]
-        target = None if name else 1.5
-        against = AGAINST.removesuffix(", same outputs") if name else AGAINST
+    for name in OPTIONS:
+        against = AGAINST if name != ", fit.precision: bfloat16" else AGAINST.removesuffix(", same outputs")
         rows.append(
             compare(
                 f"training step{name}",
                 against,
                 seconds["plain"],
-                seconds["ours"],
-                target=target,
-                conditions=sizes,
+                seconds[name],
+                target=None if name else 1.5,
+                conditions=conditions,
             )
         )
         rows.append(
             compare(
-                f"its peak memory{name}",
-                f"the same, {memory[0] / 2**20:.0f} MiB",
-                memory[:1],
-                memory[1:],
+                f"peak memory of a training step{name}",
+                f"{against}: {memory['plain'] / 2**20:.0f} MiB",
+                [memory["plain"]],
+                [memory[name]],
                 target=None if name else 0.7,
-                conditions=sizes,
+                conditions=conditions,
                 at_most=True,
             )
         )
