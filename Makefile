@@ -6,7 +6,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all faults lint format lock wheels clean
+.PHONY: help setup demo test test-slow test-all faults bench lint format lock wheels clean
 
 PYTHON ?= python3
 LOCK := infra/requirements.lock
@@ -53,6 +53,10 @@ test-all: test test-slow ## run both
 
 faults: setup ## make things fail that fail on clusters, and print what became of the jobs
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/faults -m "slow or not slow"
+
+# ONLY="loss training_step" runs these alone and keeps the other figures.
+bench: setup ## measure the speed against the plain forms, write benchmarks.json and the table in README.md
+	.venv/bin/python tests/benchmarks/table.py $(ONLY)
 
 lint: setup ## check the style and the types
 	.venv/bin/ruff check

@@ -30,7 +30,7 @@ from rsrnet.phases import BACKWARD, COPY, FORWARD, LOSS, OPTIMIZER, Phases
 from rsrnet.randomness import random_state, set_random_state
 from rsrnet.ranks import share_buffers, sum_over_ranks, world_size
 from rsrnet.recipe import FitConfig
-from rsrnet.validation import autocast, evaluate
+from rsrnet.validation import autocast, evaluate, set_products
 
 BEST = "val/iou"
 """The best epoch is the one with the highest value of this metric."""
@@ -115,11 +115,17 @@ class Training:
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
+        self.model.checkpoint_iterations = config.checkpoint_iterations
+        set_products(config.precision)
         self.config = config
         self.size = size
         self.criterion = RSRNetLoss(loss or LossConfig())
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.lr,
+            betas=(0.9, 0.999),
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(
             self.optimizer, list(config.milestones), gamma=config.lr_decay
@@ -384,6 +390,7 @@ class Training:
         checkpoint.load_weights(self.model, folder)
         state = checkpoint.load_training(folder)
         self.optimizer.load_state_dict(state["optimizer"])
+        self._lay_out_moments()
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]
         if partial := state.get("partial"):
@@ -393,6 +400,12 @@ class Training:
             # of the first epoch it would warn of a wrong order.
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
         set_random_state(state["random"], self.device)
+
+    def _lay_out_moments(self) -> None:
+        """Lay Adam's moments out in memory as their parameters: its fused step goes through both in memory's order."""
+        for parameter, moments in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
     @staticmethod
     def _share_of(sums: Tensor) -> Tensor:

@@ -33,8 +33,13 @@ class FitConfig:
     seed: int = 42
     """Seed of the initial weights, the sample order and the augmentation (paper: 42)."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; bfloat16 is autocast, losses and masks stay in float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of the network (paper: float32). tf32: float32 whose products a GPU rounds to 10 bits; other devices
+    have no such thing. bfloat16 is autocast; losses and masks stay in float32."""
+
+    checkpoint_iterations: bool = False
+    """Whether to keep nothing of the inside of an iteration for the backward pass, but to make it again: less memory,
+    more time (docs/speed.md), the same gradients."""
 
     encoder_weights: str = "imagenet"
     """Start of the encoder: `imagenet` (torchvision's weights), `none` (random), or the path of a ResNet state dict."""
@@ -56,7 +61,7 @@ class FitConfig:
             ),
             lr_decay=(0 < self.lr_decay <= 1, "a number above 0, at most 1"),
             seed=(0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
-            precision=(self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
+            precision=(self.precision in ("float32", "tf32", "bfloat16"), "float32, tf32 or bfloat16"),
             on_nonfinite=(self.on_nonfinite in ("stop", "skip"), "stop or skip"),
             encoder_weights=(bool(self.encoder_weights), "imagenet, none or a path"),
         )

@@ -57,7 +57,7 @@ def evaluate(
         model: left in evaluation mode.
         loader: this rank's share of the images.
         device: where the model lives.
-        precision: ``float32`` or ``bfloat16``.
+        precision: ``float32``, ``tf32`` or ``bfloat16``.
         protocol: how masks are compared.
         notice: what tells to stop before the end.
 
@@ -98,6 +98,13 @@ def _predictions(
         with autocast(device, precision):
             output = model(images, every_mask=False)
         yield target, output
+
+
+def set_products(precision: str) -> None:
+    """Whether a GPU multiplies float32 numbers in full, or rounds them to TF32 first; for the whole process."""
+    full = precision == "float32"
+    torch.backends.cudnn.allow_tf32 = not full
+    torch.set_float32_matmul_precision("highest" if full else "high")
 
 
 @contextmanager

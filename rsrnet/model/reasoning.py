@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.lean import convolve_joined, made_again
 from rsrnet.model.recurrence import Reasoned, State, unroll
 
 STRIDE = 8
@@ -145,7 +146,7 @@ class ConvGRU(nn.Module):
         """
         channels = hidden.shape[1]
         of_gates, of_candidate = unchanging.split([2 * channels, channels], dim=1)
-        gates = of_gates + F.conv2d(torch.cat([hidden, x], dim=1), weights[0], padding=1)
+        gates = of_gates + convolve_joined([hidden, x], partial(F.conv2d, weight=weights[0], padding=1))
         z, r = torch.sigmoid(gates).chunk(2, dim=1)
         candidate = of_candidate + F.conv2d(torch.cat([r * hidden, x], dim=1), weights[1], padding=1)
         return torch.lerp(hidden, torch.tanh(candidate), z)
@@ -172,10 +173,11 @@ class ConvexUpsampling(nn.Module):
         batch, _, height, width = mask.shape
         # 0.25 balances the gradients of this head against those of the mask, as in RAFT.
         logits = 0.25 * self.weights(hidden).float()
-        weights = logits.view(batch, 9, STRIDE**2, height, width).softmax(dim=1)
-        neighbours = F.unfold(F.pad(mask, (1, 1, 1, 1), mode="replicate"), 3)
-        neighbours = neighbours.view(batch, 9, 1, height, width)
-        return F.pixel_shuffle((weights * neighbours).sum(dim=1), STRIDE)
+        # Pixels first, as the logits lie in memory.
+        weights = logits.permute(0, 2, 3, 1).reshape(-1, 9, STRIDE**2).softmax(dim=1)
+        neighbours = F.unfold(F.pad(mask, (1, 1, 1, 1), mode="replicate"), 3).transpose(1, 2)
+        blocks = (weights * neighbours.reshape(-1, 9, 1)).sum(dim=1).view(batch, height, width, STRIDE**2)
+        return F.pixel_shuffle(blocks.permute(0, 3, 1, 2), STRIDE)
 
 
 def bilinear_upsampling(mask: Tensor) -> Tensor:
@@ -225,6 +227,7 @@ class Reasoning(nn.Module):
         tolerance: float | None = None,
         *,
         every_mask: bool = True,
+        checkpointed: bool = False,
     ) -> Reasoned:
         """Reason about the encoder's features of stage 4, (B, 8w, h, w).
 
@@ -233,6 +236,8 @@ class Reasoning(nn.Module):
             iterations: K, where it shall differ from the configuration's.
             tolerance: leave an image alone once its mask stands still, see :func:`~rsrnet.model.recurrence.unroll`.
             every_mask: whether to upsample the mask of every iteration, as the loss needs them, or the last one only.
+            checkpointed: whether to keep nothing of the inside of an iteration, but to make it again in the backward
+                pass.
         """
         style, context = self._feature_maps(features)
         logits = torch.zeros_like(features[:, :1], dtype=torch.float32)
@@ -245,9 +250,12 @@ class Reasoning(nn.Module):
             logits=logits,
         )
         weights = self.update.weights() if self.update else None
-        step = partial(self._step, weights=weights)
+        step: Callable[[State], State] = partial(self._step, weights=weights)
+        upsample: Callable[[State], Tensor] = self._upsample
+        if checkpointed:
+            step, upsample = made_again(step), made_again(upsample)
         count = self.iterations if iterations is None else iterations
-        return unroll(start, step, self._upsample, count, tolerance, every_mask=every_mask)
+        return unroll(start, step, upsample, count, tolerance, every_mask=every_mask)
 
     def _step(self, state: State, weights: tuple[Tensor, Tensor] | None) -> State:
         """One iteration: prototype, similarity map, X^k, H^k and the residual of the mask."""
@@ -297,13 +305,17 @@ class SimilarityReasoning(nn.Module):
         tolerance: float | None = None,
         *,
         every_mask: bool = True,
+        checkpointed: bool = False,
     ) -> Reasoned:
         """Cluster the encoder's features of stage 4, (B, 8w, h, w); see :meth:`Reasoning.forward`."""
         style = self.style_head(features)
         mask = torch.zeros_like(style[:, :1], dtype=torch.float32)
         start = State(mask, style, style, local_directions(style, (0,)))
+        step, upsample = self._step, _upsampled
+        if checkpointed:
+            step, upsample = made_again(step), made_again(upsample)
         count = self.iterations if iterations is None else iterations
-        return unroll(start, self._step, _upsampled, count, tolerance, every_mask=every_mask)
+        return unroll(start, step, upsample, count, tolerance, every_mask=every_mask)
 
     @staticmethod
     def _step(state: State) -> State:

@@ -107,6 +107,40 @@ def test_resumed_training_equals_an_uninterrupted_one(squares, tiny, recipe, tmp
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
+def test_moments_of_another_memory_layout_are_resumed_right(squares, tiny, recipe, tmp_path) -> None:
+    """Checkpoints of earlier versions keep Adam's moments in another order than the parameters lie in now."""
+    whole = run(start(tiny, recipe), squares, on_epoch=lambda t: t.save(tmp_path / str(t.epoch)))
+    path = tmp_path / "1" / checkpoint.TRAINING
+    state = torch.load(path, weights_only=False)
+    for moments in state["optimizer"]["state"].values():
+        moments["exp_avg"], moments["exp_avg_sq"] = (
+            moments[name].contiguous() for name in ("exp_avg", "exp_avg_sq")
+        )
+    resumed = start(tiny, recipe)
+    checkpoint.save(tmp_path / "older", checkpoint.load_model(tmp_path / "1"), resumed._card(), state)
+    resumed.resume(tmp_path / "older")
+    run(resumed, squares)
+    assert losses(resumed) == losses(whole)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_the_fused_step_is_adams(tiny, recipe) -> None:
+    torch.manual_seed(0)
+    training = start(tiny, recipe)
+    start_values = {name: value.detach().clone() for name, value in training.model.named_parameters()}
+    plain = {name: value.clone().contiguous().requires_grad_() for name, value in start_values.items()}
+    optimizer = torch.optim.Adam(plain.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    for _ in range(5):
+        for name, value in training.model.named_parameters():
+            plain[name].grad = torch.randn(value.shape)
+            value.grad = torch.empty_like(value).copy_(plain[name].grad)
+        training.optimizer.step()
+        optimizer.step()
+    for name, value in training.model.named_parameters():
+        torch.testing.assert_close(value, plain[name], rtol=0, atol=1e-6, msg=name)
+
+
 def test_best_epoch_is_the_first_with_the_highest_iou(tiny, recipe) -> None:
     training = start(tiny, recipe)
     training.history = [{engine.BEST: value} for value in (0.2, 0.5, 0.3, 0.5)]

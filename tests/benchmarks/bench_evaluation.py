@@ -1,0 +1,84 @@
+"""Evaluation of the full model, images a second, beside the paper's equations written plainly.
+
+python tests/benchmarks/bench_evaluation.py --batch 8
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from bench_training_step import AGAINST, _wait, default_device
+from plain_rsrnet import PlainRSRNet
+from table import Row, compare, interleaved, markdown_rows
+
+from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.network import RSRNet
+from rsrnet.validation import autocast
+
+
+def measure(
+    batch: int = 8,
+    side: int = 224,
+    rounds: int = 5,
+    threads: int = 2,
+    config: RSRNetConfig | None = None,
+    device: str | None = None,
+) -> list[Row]:
+    """In float32, and in bfloat16, in which the masks differ."""
+    config, device = config or RSRNetConfig(), device or default_device()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    ours, plain = RSRNet(config).to(device).eval(), PlainRSRNet(config).to(device).eval()
+    plain.load_state_dict(ours.state_dict())
+    images = torch.rand(batch, 3, side, side, device=device)
+    where = device if device == "cuda" else f"{threads} thread{'s' if threads > 1 else ''}"
+    conditions = f"B = {batch}, K = {config.iterations}, {side} × {side}, {where}"
+
+    @torch.no_grad()
+    def run(precision: str | None) -> torch.Tensor:
+        if precision is None:
+            masks = plain(images).m_fnl
+        else:
+            with autocast(torch.device(device), precision):
+                masks = ours(images, every_mask=False).m_fnl
+        _wait(device)
+        return masks
+
+    seconds = interleaved(
+        {name or "plain": lambda name=name: run(name) for name in (None, "float32", "bfloat16")}, rounds
+    )
+    expected = run(None)
+    rows = []
+    for precision, target in (("float32", 1.3), ("bfloat16", None)):
+        difference = (run(precision) - expected).abs().max().item()
+        rows.append(
+            compare(
+                "evaluation, images/s" + (", bfloat16" if precision == "bfloat16" else ""),
+                AGAINST.replace("same outputs", f"outputs equal to {difference:.0e}"),
+                seconds["plain"],
+                seconds[precision],
+                target=target,
+                conditions=conditions,
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--device", default=default_device())
+    args = parser.parse_args()
+    config = RSRNetConfig(width=args.width)
+    print(markdown_rows(measure(args.batch, args.size, args.rounds, args.threads, config, args.device)))
+
+
+if __name__ == "__main__":
+    main()

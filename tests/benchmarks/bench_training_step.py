@@ -1,0 +1,140 @@
+"""A training step of the full model beside the paper's equations written plainly: time and peak memory.
+
+Both start from the same weights and see the same batch; the plain form steps with torch's Adam as it comes. Memory is
+what one step takes at its peak, with weights, gradients and Adam's moments: tensors on the processor, the caching
+allocator's peak on a GPU. The default is what ``jobs/train.yaml`` runs; the options of ``fit`` are measured beside it.
+
+    python tests/benchmarks/bench_training_step.py --batch 4 --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from peak_memory import peak_bytes
+from plain_rsrnet import PlainRSRNet, plain_step
+from table import Row, compare, interleaved, markdown_rows
+from torch import Tensor
+
+from rsrnet.engine import Training
+from rsrnet.model.config import RSRNetConfig
+from rsrnet.model.network import RSRNet
+from rsrnet.recipe import FitConfig
+from rsrnet.validation import autocast
+
+AGAINST = "the paper's equations written plainly, same weights, same outputs"
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+OPTIONS = {
+    "": FitConfig(),
+    ", fit.checkpoint_iterations": FitConfig(checkpoint_iterations=True),
+    ", fit.precision: bfloat16": FitConfig(precision="bfloat16"),
+}
+
+
+def our_step(recipe: FitConfig, start: RSRNet, images: Tensor, target: Tensor) -> Callable[[], None]:
+    training = Training(RSRNet(start.config), recipe, size=images.shape[-1], device=images.device)
+    training.model.load_state_dict(start.state_dict())
+    training.model.train()
+
+    def step() -> None:
+        training.optimizer.zero_grad(set_to_none=True)
+        with autocast(training.device, recipe.precision):
+            output = training.model(images)
+        training.criterion(output, target).total.backward()
+        training.optimizer.step()
+        _wait(images.device.type)
+
+    return step
+
+
+def their_step(start: RSRNet, images: Tensor, target: Tensor) -> Callable[[], None]:
+    plain = PlainRSRNet(start.config)
+    plain.load_state_dict(start.state_dict())
+    plain.to(images.device)
+    recipe = FitConfig()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+    def step() -> None:
+        plain_step(plain, optimizer, images, target)
+        _wait(images.device.type)
+
+    return step
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(
+    batch: int = 4,
+    side: int = 224,
+    rounds: int = 5,
+    threads: int = 2,
+    config: RSRNetConfig | None = None,
+    device: str | None = None,
+) -> list[Row]:
+    """Time and memory of the default, then of each option."""
+    config, device = config or RSRNetConfig(), device or default_device()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    where = device if device == "cuda" else f"{threads} thread{'s' if threads > 1 else ''}"
+    conditions = f"B = {batch}, K = {config.iterations}, {side} × {side}, {where}"
+    start = RSRNet(config)
+    images = torch.rand(batch, 3, side, side, device=device)
+    target = (torch.rand(batch, 1, side, side, device=device) > 0.7).float()
+    contenders = {"plain": their_step(start, images, target)}
+    contenders |= {name: our_step(recipe, start, images, target) for name, recipe in OPTIONS.items()}
+    seconds = interleaved(contenders, rounds)
+    memory = {name: peak_bytes(step, device) for name, step in contenders.items()}
+    rows = []
+    for name in OPTIONS:
+        against = AGAINST if name != ", fit.precision: bfloat16" else AGAINST.removesuffix(", same outputs")
+        rows.append(
+            compare(
+                f"training step{name}",
+                against,
+                seconds["plain"],
+                seconds[name],
+                target=None if name else 1.5,
+                conditions=conditions,
+            )
+        )
+        rows.append(
+            compare(
+                f"peak memory of a training step{name}",
+                f"{against}: {memory['plain'] / 2**20:.0f} MiB",
+                [memory["plain"]],
+                [memory[name]],
+                target=None if name else 0.7,
+                conditions=conditions,
+                at_most=True,
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--device", default=default_device())
+    args = parser.parse_args()
+    config = RSRNetConfig(width=args.width)
+    print(markdown_rows(measure(args.batch, args.size, args.rounds, args.threads, config, args.device)))
+
+
+if __name__ == "__main__":
+    main()
