@@ -136,7 +136,7 @@ def _url(given: str, source: str) -> str:
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         known = False
-    if "@" in parts.netloc:
+    if "@" in text:
         raise UserError(f"{source}: a name or password does not belong into an address. {_TOKEN}")
     if not known or parts.query or parts.fragment:
         raise UserError(
