@@ -34,6 +34,8 @@ RAY_FOLDER = Path(tempfile.gettempdir()) / f"rsrnet-{os.getpid()}"
 os.environ.update(
     OMP_NUM_THREADS="1",
     MLFLOW_DISABLE_TELEMETRY="true",
+    # As where the environment is activated: jobs that are sent to a cluster call `python`.
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     RAY_AUTH_MODE="disabled",
     RAY_TMPDIR=str(RAY_FOLDER),
     RAY_USAGE_STATS_ENABLED="0",
@@ -111,7 +113,8 @@ def _ray_cluster_of_the_session() -> Iterator[RayCluster]:
             num_gpus=0,
             object_store_memory=512 * 1024**2,
             include_dashboard=True,
-            dashboard_port=_free_port(),  # the usual one may be another cluster's
+            dashboard_port=_free_port(),  # the usual ones may be another cluster's
+            dashboard_agent_listen_port=_free_port(),  # without it the job API takes no jobs
         )
         # Otherwise a bare `ray.init()` joins this cluster or starts its own, by the order of the tests.
         address_of_newest_cluster.unlink()

@@ -120,8 +120,13 @@ def explained(url: str) -> Iterator[None]:
             "127.0.0.1:8265."
         ) from error
     except RuntimeError as error:  # Ray's client has no other class for an answer that is an error
-        kind = NotReadyError if "No available agent" in str(error) else UserError
-        raise kind(f"The cluster at {url} refuses: {shorten(str(error), 500)}") from error
+        if "No available agent" in str(error):
+            raise NotReadyError(
+                f"No node of the cluster at {url} takes jobs: it is starting, or another cluster on the same machine "
+                "holds the port of its agent.\n"
+                "  Wait; if that does not help, start it with a port of its own (`--dashboard-agent-listen-port`)."
+            ) from error
+        raise UserError(f"The cluster at {url} refuses: {shorten(str(error), 500)}") from error
 
 
 def _url(given: str, source: str) -> str:
@@ -131,7 +136,7 @@ def _url(given: str, source: str) -> str:
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         known = False
-    if "@" in parts.netloc:
+    if "@" in text:
         raise UserError(f"{source}: a name or password does not belong into an address. {_TOKEN}")
     if not known or parts.query or parts.fragment:
         raise UserError(

@@ -26,7 +26,7 @@ def secrets_in(given: Mapping[str, Any]) -> list[str]:
         A message for each, which does not tell the value.
     """
     found = []
-    if re.search(r"//[^/]*@", _text(given, "tracking.uri")):
+    if re.search(r"//.*@", _text(given, "tracking.uri")):
         remedy = "a name and password belong into $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD"
         found.append(f"tracking.uri: {remedy}, never into a job file")
     for path in _URIS:

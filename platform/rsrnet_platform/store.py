@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from rsrnet.config import require
 from rsrnet_platform.outage import TrackingError, explained
+from rsrnet_platform.secrecy import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,7 +100,7 @@ def resolve_uri(config: TrackingConfig) -> str:
     given = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_STORE
     scheme = re.match(r"(\w[\w+.-]*):", given)
     if scheme and scheme[1] in ("http", "https"):
-        if "@" in urlsplit(given).netloc:
+        if masked(given) != given:
             where = "tracking.uri" if config.uri else "$MLFLOW_TRACKING_URI"
             raise TrackingError(
                 f"{where}: an address is told and recorded. Set $MLFLOW_TRACKING_USERNAME and "

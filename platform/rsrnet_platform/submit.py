@@ -68,7 +68,7 @@ def submit(
     submission = _send(client, url, wanted, fresh)
     console.print(f"Sent to {url} as {submission}. {_whereabouts(wanted)}")
     if wait:
-        code = _follow(client, url, submission)
+        code = follow(client, url, submission)
         raise typer.Exit(code)
     console.print(_what_next(url, submission))
 
@@ -135,8 +135,20 @@ def _what_next(url: str, submission: str) -> str:
     )
 
 
-def _follow(client: JobSubmissionClient, url: str, submission: str) -> int:
-    """Show the log of a job until it ends; the exit code of this program."""
+def follow(client: JobSubmissionClient, url: str, submission: str) -> int:
+    """Show the log of a job until it ends, and tell how.
+
+    Args:
+        client: of the job API.
+        url: of the job API.
+        submission: the cluster's name for the job.
+
+    Returns:
+        The exit code for this program: the job's own, or :data:`INTERRUPTED` after Ctrl-C.
+
+    Raises:
+        LostError: as :func:`watch`.
+    """
     try:
         details = watch(client, url, submission, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
@@ -215,9 +227,9 @@ def _outcome(details: JobDetails, submission: str) -> int:
         )
         return 1
     console.print(f"{submission} failed with exit code {code}.")
-    if code == _NO_PROGRAM:
+    if code == _NO_PROGRAM or "ModuleNotFoundError" in (details.message or ""):
         console.print(
-            "The cluster's machines find no `python`: start Ray there where the environment with the packages of "
-            "infra/requirements.lock is activated."
+            "The cluster's `python` has not the packages of infra/requirements.lock: install them on its machines, and "
+            "start Ray there with their environment activated."
         )
     return code if code > 0 else _KILLED - code

@@ -250,6 +250,7 @@ def test_other_servers_and_old_clusters_are_refused(
 # What a cluster makes of it.
 
 
+@pytest.mark.slow
 def test_job_runs_on_the_cluster_and_its_log_is_shown_here(
     train_file: Path,
     ray_cluster: Any,
@@ -300,6 +301,20 @@ def test_no_wait_leaves_at_once_and_tells_how_to_follow(
     followed = subprocess.run(["env", *command.split()], capture_output=True, text=True)
     assert "epoch 3/3 done" in followed.stdout
     assert "ray job stop" in stop
+
+
+@pytest.mark.parametrize(
+    "entrypoint", ["python -c 'import no_such_module'", "env -S no-such-python -m rsrnet_platform"]
+)
+@pytest.mark.slow
+def test_cluster_without_the_packages_is_told(
+    ray_cluster: Any, entrypoint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = ray_cluster.dashboard_url
+    client = job_api.connect(url)
+    submission = client.submit_job(entrypoint=entrypoint)
+    assert submit.follow(client, url, submission) in (1, 127)
+    assert "start Ray there with their environment activated" in capfd.readouterr().err
 
 
 def _program(*arguments: object) -> subprocess.Popen[str]:
@@ -373,6 +388,8 @@ class _Proxy:
         self.open.clear()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)  # otherwise the thread goes on accepting
         self.listener.close()
         self.cut()
 
