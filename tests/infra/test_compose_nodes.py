@@ -54,15 +54,16 @@ class Service:
                 stderr=log,
             )
 
-    def wait(self) -> None:
+    def wait(self, *others: Service) -> None:
         """Until its health check says so. Ray gives a node 30 s; after that it is started again, as by its policy."""
         kind, *check = self._service["healthcheck"]["test"]
         assert kind == "CMD"
         deadline = time.monotonic() + 400
         while subprocess.run(self.host.command(check), check=False, timeout=60).returncode:
             assert time.monotonic() < deadline, self.said.read_text()
-            if self.process.poll() is not None:
-                self.process = self._start()
+            for service in (self, *others):
+                if service.process.poll() is not None:
+                    service.process = service._start()
             time.sleep(1)
 
     def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +91,7 @@ def services(repository: Path) -> Iterator[dict[str, Service]]:
         started = {"head": Service("head", file, head)}
         started["head"].wait()
         started["worker"] = Service("worker", file, worker)
-        started["worker"].wait()
+        started["worker"].wait(started["head"])
         yield started
 
 
