@@ -173,8 +173,8 @@ def hosts(*names: str) -> Iterator[list[Host]]:
                 "RAY_AUTH_TOKEN": token,
                 "RAY_TMPDIR": str(host.folder),
             }
-            made.append(host)
             _install(host, switch, f"port{number}")
+            made.append(host)
         yield made
     finally:
         for host in made:
@@ -207,13 +207,13 @@ def _remove(begin: str) -> None:
 
 
 def _install(host: Host, switch: str, port: str) -> None:
-    """Make a host's folder, its hosts file, and its namespace with a card on the switch."""
+    """Make a host's folder, its namespace with a card on the switch, and its hosts file."""
     host.folder.mkdir()
+    _ip("netns", "add", host.name)
     (HOSTS_FILES / host.name).mkdir(parents=True)
     # As Debian's installer writes it: who asks for his own name learns nothing that others could use.
     lines = ["127.0.0.1 localhost", f"127.0.1.1 {os.uname().nodename}"]
     (HOSTS_FILES / host.name / "hosts").write_text("\n".join(lines) + "\n")
-    _ip("netns", "add", host.name)
     _ip("link", "add", port, "netns", switch, "type", "veth", "peer", "name", "eth0", "netns", host.name)
     _ip("-n", switch, "link", "set", port, "master", "switch", "up")
     _ip("-n", host.name, "link", "set", "lo", "up")
