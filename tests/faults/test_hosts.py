@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,20 @@ from typing import Any
 
 import pytest
 
-from rsrnet_platform import spec, train
+from rsrnet_platform import spec
 from tests.faults.processes import require_same_history, told, wait_for
 from tests.hosts import Host, finish
 from tests.platform.conftest import MakeJob, MlflowServer, the_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.ray,
+    pytest.mark.usefixtures("ray_cluster"),
+]
 
 EPOCHS = 20
+PLAIN = {"fit__epochs": EPOCHS, "cluster__workers": 2}
 SECONDS = 600
 """For a job to end: Ray gives a silent host up after a minute."""
 
@@ -45,7 +51,7 @@ class Site:
 
 def _settings(name: str, **overrides: object) -> dict[str, object]:
     named = {"name": name, "tracking__experiment": name, "tracking__model": "null"}
-    return named | {"fit__epochs": EPOCHS, "cluster__workers": 2} | overrides
+    return named | PLAIN | overrides
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +68,6 @@ def site(hosts_and_server: Site) -> Iterator[Site]:
     for host in (hosts_and_server.desk, hosts_and_server.head, *hosts_and_server.others):
         host.kill()
         host.plug_in()
-
-
-@pytest.fixture
-def undisturbed(make_job: MakeJob, ray_cluster: object) -> Callable[[], spec.TrainJob]:
-    """The training on two workers of one host, in a store of its own, to which nothing happens."""
-
-    def run() -> spec.TrainJob:
-        job = make_job(**_settings("undisturbed"))
-        train.run(job, fresh=False)
-        return job
-
-    return run
 
 
 def wait_for_epoch(number: int, job: spec.TrainJob, process: Any) -> None:
@@ -128,7 +122,7 @@ def test_host_without_power_is_replaced_by_a_spare_one(
     text = finish(process, SECONDS)
     assert process.returncode == 0, text
     require_no_training((site.head, *site.others))
-    require_same_history(job, undisturbed(), EPOCHS)
+    require_same_history(job, undisturbed(**PLAIN), EPOCHS)
     record_property("fault", "host SIGKILLed as a whole, in mid-epoch, two workers on two of three hosts")
     record_property(
         "outcome",
@@ -156,7 +150,7 @@ def test_training_of_a_range_goes_on_without_a_host_that_is_cut_off(
     text = finish(process, SECONDS)
     assert process.returncode == 0, text
     require_no_training((site.head, first, second), 180)
-    whole, before = undisturbed(), gone_on(job)
+    whole, before = undisturbed(**PLAIN), gone_on(job)
     assert the_run(job).info.status == "FINISHED"
     # Batch statistics are each worker's own, so the losses of one worker are others; what a step is stays.
     assert history(job, "train/lr") == history(whole, "train/lr")
@@ -193,7 +187,7 @@ def test_job_of_a_lost_head_goes_on_on_another_cluster(
     assert the_run(job).info.run_id == run.info.run_id
     seconds = orphans.result(180)
     require_no_training((other_head, other_worker))
-    require_same_history(job, undisturbed(), EPOCHS)
+    require_same_history(job, undisturbed(**PLAIN), EPOCHS)
     record_property(
         "fault", "head SIGKILLed with the cluster's books and the job; the same job on another cluster"
     )

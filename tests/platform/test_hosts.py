@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 
 from rsrnet_platform.process_group import card_of, choose_card
 from tests.faults.processes import require_same_history
-from tests.hosts import Host, finish
+from tests.hosts import Host, finish, hosts, why_not
 from tests.platform.conftest import MakeJob, MlflowServer, client_of
 
 EPOCHS = 4
@@ -33,6 +36,25 @@ def test_card_that_the_user_chose_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
     choose_card()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
+
+
+def test_hosts_talk_to_each_other_and_leave_nothing_behind() -> None:
+    """Also when a test fails."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    listen = "import socket; print(socket.create_server(('10.77.0.1', 5000)).accept()[1][0])"
+    call = "import socket; socket.create_connection(('10.77.0.1', 5000))"
+    with suppress(ZeroDivisionError), hosts("a", "b") as (first, second):
+        listener = first.start(sys.executable, "-c", listen)
+        while second.start(sys.executable, "-c", call).wait(30):
+            assert listener.poll() is None
+        assert finish(listener, 30) == second.address
+        left = first.start("sleep", "600")
+        raise ZeroDivisionError
+    assert left.poll() is not None
+    assert not first.folder.parent.exists()
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert first.folder.parent.name not in listed
 
 
 @dataclass(frozen=True)
