@@ -47,7 +47,7 @@ class Case:
 
         root = self.folder / "sample"
         if not root.exists():
-            build_sample(root, SampleConfig(train=self.images, val=8, test=8, size=self.size))
+            build_sample(root, SampleConfig(train=self.images, val=8, test=8, size=self.size), processes=1)
         return root
 
     def plain(self, workers: int) -> dict[str, Any]:
