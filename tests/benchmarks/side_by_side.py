@@ -86,7 +86,8 @@ tracking: {{uri: {self.folder / "mlflow.db"}, model: null}}
         from rsrnet import checkpoint
 
         subprocess.run([BIN / "rsrnet", "run", self.job(name, workers)], check=True, env=self.environment)
-        newest = max((self.folder / "runs" / name / "attempt-1").glob("checkpoint_*"))
+        attempt = self.folder / "runs" / name / "attempt-1"
+        newest = max(path for path in attempt.glob("checkpoint_*") if path.is_dir())
         history: list[dict[str, float]] = checkpoint.load_training(newest)["history"]
         return history
 
