@@ -47,7 +47,7 @@ class Case:
 
         root = self.folder / "sample"
         if not root.exists():
-            build_sample(root, SampleConfig(train=self.images, val=8, test=8, size=self.size))
+            build_sample(root, SampleConfig(train=self.images, val=8, test=8, size=self.size), processes=1)
         return root
 
     def plain(self, workers: int) -> dict[str, Any]:
@@ -86,7 +86,8 @@ tracking: {{uri: {self.folder / "mlflow.db"}, model: null}}
         from rsrnet import checkpoint
 
         subprocess.run([BIN / "rsrnet", "run", self.job(name, workers)], check=True, env=self.environment)
-        newest = max((self.folder / "runs" / name / "attempt-1").glob("checkpoint_*"))
+        attempt = self.folder / "runs" / name / "attempt-1"
+        newest = max(path for path in attempt.glob("checkpoint_*") if path.is_dir())
         history: list[dict[str, float]] = checkpoint.load_training(newest)["history"]
         return history
 
