@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "data.photographs",
     "data.root",
     "description",
+    "fit.checkpoint_iterations",
     "fit.on_nonfinite",
     "refit",
     "repeats",
