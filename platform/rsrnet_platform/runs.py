@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "data.photographs",
     "data.root",
     "description",
+    "fit.checkpoint_iterations",
     "fit.on_nonfinite",
     "refit",
     "repeats",

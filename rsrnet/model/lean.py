@@ -119,7 +119,7 @@ class _NormReluConv(torch.autograd.Function):
         of_rectified, of_weight, _ = torch.ops.aten.convolution_backward(
             gradient, rectified, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
         )
-        of_normalised = torch.ops.aten.threshold_backward(of_rectified, rectified, 0)
+        of_normalised = of_rectified.mul_(rectified > 0)
         kept = (mean, inverse) if ctx.training else (None, None)
         running = (None, None) if ctx.training else (mean, spread)
         of_x, of_scale, of_shift = torch.ops.aten.native_batch_norm_backward(

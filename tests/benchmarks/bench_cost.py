@@ -108,7 +108,7 @@ def draw(found: Sequence[Curve], picture: Path, conditions: str) -> None:
     plt.close(figure)
 
 
-def measure(width: int = 64, rounds: int = 3, threads: int = 2, picture: Path = PICTURE) -> list[Row]:
+def measure(width: int = 32, rounds: int = 3, threads: int = 2, picture: Path = PICTURE) -> list[Row]:
     torch.set_num_threads(threads)
     found = curves(width, rounds)
     conditions = f"width {width}, else K = 12, 224 × 224, B = 2, {threads} thread{'s' if threads > 1 else ''}"
@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--picture", type=Path, default=PICTURE)

@@ -4,7 +4,7 @@ Both start from the same weights and see the same batch; the plain form steps wi
 what one step takes at its peak, with weights, gradients and Adam's moments: tensors on the processor, the caching
 allocator's peak on a GPU. The default is what ``jobs/train.yaml`` runs; the options of ``fit`` are measured beside it.
 
-    python tests/benchmarks/bench_training_step.py --batch 4 --rounds 5
+    python tests/benchmarks/bench_training_step.py --batch 8 --rounds 3
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def _wait(device: str) -> None:
 
 
 def measure(
-    batch: int = 4,
+    batch: int = 8,
     side: int = 224,
-    rounds: int = 5,
+    rounds: int = 3,
     threads: int = 2,
     config: RSRNetConfig | None = None,
     device: str | None = None,
@@ -125,9 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--device", default=default_device())
