@@ -139,6 +139,9 @@ def _program(network: RSRNet) -> ExportedProgram:
 
     from rsrnet.model.network import MULTIPLE
 
+    # The strides of channels-last maps would fix their sizes.
+    network.lay_out(torch.contiguous_format)
+
     class ToFinalMask(nn.Module):
         """Pads and crops by index: by slices, as the network does, the graph would be tied to multiples of 16."""
 

@@ -56,8 +56,7 @@ class RSRNet(nn.Module):
     Attributes:
         checkpoint_iterations: whether training keeps nothing of the inside of an iteration, but makes it again in the
             backward pass: less memory, more time, the same gradients.
-        memory_format: how maps lie in memory. Channels last is what convolutions are fastest on, on processors (large
-            maps of few channels) and on tensor cores.
+        memory_format: how maps lie in memory, see :meth:`lay_out`.
 
     Example:
         >>> output = RSRNet(RSRNetConfig(width=16))(torch.rand(1, 3, 224, 224))
@@ -72,7 +71,6 @@ class RSRNet(nn.Module):
         super().__init__()
         self.config = config = config or RSRNetConfig()
         self.checkpoint_iterations = False
-        self.memory_format = torch.channels_last
         self.encoder = Encoder(config.depth, config.width)
         self.reasoning: Reasoning | SimilarityReasoning | None = None
         if config.reasoning == "similarity":
@@ -85,7 +83,16 @@ class RSRNet(nn.Module):
             self.combination = AdaptiveCombination(config.width)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self.to(memory_format=self.memory_format)
+        self.lay_out(torch.channels_last)
+
+    def lay_out(self, memory_format: torch.memory_format) -> None:
+        """Choose how maps and kernels lie in memory; the values are the same.
+
+        Channels last is what convolutions are fastest on, on processors (large maps of few channels) and on tensor
+        cores.
+        """
+        self.memory_format = memory_format
+        self.to(memory_format=memory_format)
 
     def forward(
         self,

@@ -69,8 +69,7 @@ def prepare(step: Step, sizes: Sizes, device: str, training: bool) -> tuple[Call
     torch.manual_seed(0)
     set_products(step.precision)
     network = RSRNet(sizes.config).to(device).train(training)
-    network.memory_format = step.memory_format
-    network.to(memory_format=step.memory_format)
+    network.lay_out(step.memory_format)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
     criterion = RSRNetLoss()
     shape = sizes.batch, 3, sizes.side, sizes.side
