@@ -30,7 +30,7 @@ from rsrnet.phases import BACKWARD, COPY, FORWARD, LOSS, OPTIMIZER, Phases
 from rsrnet.randomness import random_state, set_random_state
 from rsrnet.ranks import share_buffers, sum_over_ranks, world_size
 from rsrnet.recipe import FitConfig
-from rsrnet.validation import autocast, evaluate, set_products
+from rsrnet.validation import autocast, evaluate, products
 
 BEST = "val/iou"
 """The best epoch is the one with the highest value of this metric."""
@@ -116,7 +116,6 @@ class Training:
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.model.checkpoint_iterations = config.checkpoint_iterations
-        set_products(config.precision)
         self.config = config
         self.size = size
         self.criterion = RSRNetLoss(loss or LossConfig())
@@ -284,7 +283,7 @@ class Training:
         agreement.ask(terms.total, look)
         # DDP averages over ranks; with uneven shares every image still has the weight 1 / batch_size.
         share = len(images) * world_size() / batch_size
-        with phases.part(BACKWARD):
+        with phases.part(BACKWARD), products(self.config.precision):
             self.optimizer.zero_grad(set_to_none=True)
             (terms.total * share).backward()
         bad, look = agreement.answer()
@@ -390,6 +389,8 @@ class Training:
         checkpoint.load_weights(self.model, folder)
         state = checkpoint.load_training(folder)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["fused"] = True  # an older checkpoint says nothing of it
         self._lay_out_moments()
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]

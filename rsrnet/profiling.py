@@ -149,7 +149,9 @@ class Profiler(Phases):
     def _reduce(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         """DDP's own reduction of a bucket; behind the last one there is nothing left to compute."""
         if bucket.is_last():
-            self._synchronize()
+            # Of the stream that computes: those of the earlier buckets' reductions are what is to be measured.
+            if self._device.type == "cuda":
+                torch.cuda.current_stream(self._device).synchronize()
             self._last_bucket = time.perf_counter()
         # Without a group it is the group of all ranks.
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]

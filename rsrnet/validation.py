@@ -100,15 +100,25 @@ def _predictions(
         yield target, output
 
 
-def set_products(precision: str) -> None:
-    """Whether a GPU multiplies float32 numbers in full, or rounds them to TF32 first; for the whole process."""
-    full = precision == "float32"
-    torch.backends.cudnn.allow_tf32 = not full
-    torch.set_float32_matmul_precision("highest" if full else "high")
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Context: whether a GPU multiplies float32 numbers in full, or rounds them to TF32 first, as the recipe says.
+
+    PyTorch by itself rounds those of convolutions.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    rounded = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = rounded
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """Autocast to bfloat16 where the recipe asks for it."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    """The arithmetic of a forward pass: :func:`products`, and autocast to bfloat16 where the recipe asks for it."""
+    with products(precision), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         yield

@@ -82,6 +82,8 @@ class JobNotice:
         while not self._closed.wait(SECONDS_BETWEEN_QUESTIONS):
             try:
                 asked: Any = ray.get(self._sign.asked.remote())
+            except ray.exceptions.ActorUnavailableError:
+                continue  # the network may come back
             except ray.exceptions.RayError:
                 return  # the job is gone, and its workers are ended
             if asked:

@@ -51,7 +51,7 @@ def telling_of_full_disk(folder: str) -> Iterator[None]:
             raise
         raise UserError(
             f"{folder}: no space left on the device. What is there is intact: make room, and start the job again; "
-            "it goes on from the newest checkpoint."
+            "one that had begun goes on from its newest checkpoint."
         ) from error
 
 

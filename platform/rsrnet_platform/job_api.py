@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -111,7 +112,13 @@ def explained(url: str) -> Iterator[None]:
         raise UserError(_refusal(url) if refused else f"{url} answers with {error.status}.") from error
     except (requests.exceptions.InvalidJSONError, requests.exceptions.HTTPError) as error:
         raise UserError(_not_the_job_api(url, shorten(str(error), 200))) from error
-    except (OSError, aiohttp.ClientError) as error:  # those of requests are OSErrors
+    except (
+        ConnectionError,
+        TimeoutError,
+        socket.gaierror,
+        requests.RequestException,
+        aiohttp.ClientError,
+    ) as error:
         reason = shorten(str(list(causes(error))[-1]), 200)
         raise LostError(
             f"No Ray cluster answers at {url} ({reason}).\n"
@@ -163,6 +170,11 @@ def _of_cluster(gcs: str) -> str:
             f"The Ray cluster at {gcs} does not tell where its job API is ({shorten(str(error), 200)}).\n"
             f"  Name it: --address {_USUAL}. It is part of Ray's dashboard, without which a cluster has none."
         ) from error
+
+
+def ask(url: str) -> None:
+    """Ask whether the job API answers; what is raised if it does not, :func:`explained` explains."""
+    _version(url)
 
 
 def _version(url: str) -> str | None:

@@ -12,6 +12,11 @@ from rsrnet_platform.errors import UserError
 
 T = TypeVar("T")
 
+
+class HangsError(UserError):
+    """Raised when a storage does not answer in time."""
+
+
 SECONDS = 60.0
 """A store that is slow, and not away, has answered by then."""
 
@@ -28,7 +33,7 @@ def within(
         undo: done when ``act`` ends after all, though nobody waits for it any more.
 
     Raises:
-        UserError: if it takes longer.
+        HangsError: if it takes longer.
     """
     outcome: Future[T] = Future()
 
@@ -51,7 +56,10 @@ def within(
     except TimeoutError:
         if not outcome.cancel():  # it ended at the last moment, or that is its own error
             return outcome.result()
-        raise UserError(
+        raise HangsError(
             f"{where}: does not answer within {seconds:.0f} s. A file system of a network hangs when its server is "
             "away: look whether `ls` answers there, and mount it again or wait, or name another storage."
         ) from None
+    except BaseException:
+        outcome.cancel()  # nobody waits any more
+        raise

@@ -20,5 +20,5 @@ def preload(*modules: str) -> None:
 def _import(modules: tuple[str, ...]) -> None:
     for module in modules:
         if threading.main_thread().is_alive():  # nobody needs it in a process that is about to leave
-            with suppress(ImportError):
+            with suppress(Exception):  # a library of C++ code may be broken in any way
                 importlib.import_module(module)

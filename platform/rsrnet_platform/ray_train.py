@@ -22,6 +22,7 @@ from rsrnet_platform.cluster import Cluster
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.files import is_full_disk
 from rsrnet_platform.interruption import Interruption, Stopped
+from rsrnet_platform.preload import preload
 from rsrnet_platform.process_group import ProcessGroup
 from rsrnet_platform.progress import PROGRESS, SECONDS_BETWEEN_LOOKS
 from rsrnet_platform.ray_host import RayTrainHost
@@ -173,4 +174,7 @@ def _ends_all(error: Exception) -> bool:
 
 def _worker(config: dict[str, Any]) -> None:
     """Entry point of Ray Train's workers."""
-    train(config["task"], RayTrainHost(config["channel"]))
+    host = RayTrainHost(config["channel"])
+    if host.rank == 0:
+        preload("mlflow")  # beside the making of the model
+    train(config["task"], host)

@@ -37,7 +37,7 @@ def newest_intact(names: Sequence[str], fetch: Fetch) -> Iterator[Start]:
         fetch: gives their folders.
 
     Raises:
-        CheckpointError: if there are checkpoints, but none is intact.
+        CheckpointError: if there are checkpoints of whole epochs, but none is intact.
     """
     damaged: list[str] = []
     for name in reversed(names):
@@ -47,12 +47,12 @@ def newest_intact(names: Sequence[str], fetch: Fetch) -> Iterator[Start]:
                 yield Start(folder, tuple(damaged))
                 return
             damaged.append(message)
-    if damaged:
+    if damaged and names != [INTERRUPTED]:  # with that alone nothing is lost but steps of the first epoch
         lines = "\n  ".join(damaged)
         raise checkpoint.CheckpointError(
             f"no checkpoint of the run is intact:\n  {lines}\nBring one back, or start over with --fresh."
         )
-    yield Start(None)
+    yield Start(None, tuple(damaged))
 
 
 def damage(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,12 +25,16 @@ from rsrnet.uris import is_uri
 from rsrnet_platform import spec
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.files import whole
-from rsrnet_platform.limit import within
+from rsrnet_platform.limit import HangsError, within
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
     from rsrnet.data.storage import Storage
 
 STATE = "state.json"
+
+_SECONDS_TO_LEAVE = 10.0
 
 MAY_CHANGE = (
     "cluster.",
@@ -220,8 +224,8 @@ def hold(storage: str, name: str) -> Iterator[Run]:
     folder = (_scratch(storage) if is_uri(storage) else Path(storage)) / name
     try:
         made = within(storage, lambda: _make(folder))
-        lock = FileLock(folder / "lock", timeout=0)
-        lock.acquire()
+        lock = FileLock(folder / "lock", timeout=0, thread_local=False)
+        within(storage, lock.acquire, undo=lock.release)
     except Timeout:
         raise UserError(
             f"The run {name!r} in {folder} is going on in another process. Wait for it, or give the job another name."
@@ -236,14 +240,20 @@ def hold(storage: str, name: str) -> Iterator[Run]:
         finally:
             begun = run.state.attempt > 0
     finally:
-        if not begun and not (folder / STATE).exists():
-            # A job that was refused leaves nothing behind.
-            (folder / "lock").unlink(missing_ok=True)
-            folder.rmdir()
-            with suppress(OSError):  # others use them by now
-                for each in made:
-                    each.rmdir()
-        lock.release()
+        # One that hangs has been told of, or is no longer needed: the lock ends with the process.
+        with suppress(HangsError):
+            within(storage, lambda: _leave(folder, made, lock, begun), seconds=_SECONDS_TO_LEAVE)
+
+
+def _leave(folder: Path, made: Sequence[Path], lock: BaseFileLock, begun: bool) -> None:
+    """Open a folder to others. A job that was refused, and so has not begun, leaves nothing behind."""
+    if not begun and not (folder / STATE).exists():
+        (folder / "lock").unlink(missing_ok=True)
+        folder.rmdir()
+        with suppress(OSError):  # others use them by now
+            for each in made:
+                each.rmdir()
+    lock.release()
 
 
 def _make(folder: Path) -> list[Path]:

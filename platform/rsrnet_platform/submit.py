@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +20,7 @@ import typer
 from rsrnet_platform import job_api, spec
 from rsrnet_platform.cluster import code_folders
 from rsrnet_platform.errors import JobError
+from rsrnet_platform.files import telling_of_full_disk
 from rsrnet_platform.outage import pauses
 from rsrnet_platform.terminal import console, duration
 
@@ -34,6 +35,9 @@ PATIENCE = 60.0
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C; the job goes on."""
+
+SECONDS_BETWEEN_QUESTIONS = 30.0
+"""While a job is followed, the cluster is asked that often whether it is still there."""
 
 _NO_PROGRAM = 127
 _KILLED = 128
@@ -78,7 +82,7 @@ def _send(client: JobSubmissionClient, url: str, job: spec.Job, fresh: bool) -> 
     from rsrnet_platform import provenance
 
     begin = time.monotonic()
-    with TemporaryDirectory(prefix="rsrnet-submit-") as temporary:
+    with telling_of_full_disk(gettempdir()), TemporaryDirectory(prefix="rsrnet-submit-") as temporary:
         folder = Path(temporary)
         pack(folder, job)
         for pause in pauses():
@@ -185,7 +189,7 @@ def watch(client: JobSubmissionClient, url: str, submission: str, show: Callable
     for pause in pauses():
         try:
             with job_api.explained(url):
-                asyncio.run(_tail(client, submission, shown, show_new))
+                asyncio.run(_tail(client, url, submission, shown, show_new))
                 details = client.get_job_info(submission)
         except job_api.LostError:
             if lost_since is None:
@@ -201,8 +205,23 @@ def watch(client: JobSubmissionClient, url: str, submission: str, show: Callable
     raise AssertionError("pauses never end")
 
 
-async def _tail(client: JobSubmissionClient, submission: str, known: int, show: Callable[[str], Any]) -> None:
+async def _tail(
+    client: JobSubmissionClient, url: str, submission: str, known: int, show: Callable[[str], Any]
+) -> None:
     """Show the log of a job from a character on, until it ends or the connection does."""
+    log = asyncio.create_task(_show_log(client, submission, known, show))
+    try:
+        # A machine that lost its power ends no connection: a job that is silent and one that is gone look alike.
+        while not (await asyncio.wait({log}, timeout=SECONDS_BETWEEN_QUESTIONS))[0]:
+            await asyncio.to_thread(job_api.ask, url)
+        await log
+    finally:
+        log.cancel()
+
+
+async def _show_log(
+    client: JobSubmissionClient, submission: str, known: int, show: Callable[[str], Any]
+) -> None:
     try:
         async for text in client.tail_job_logs(submission):
             new, known = text[known:], max(0, known - len(text))
@@ -220,7 +239,7 @@ def _outcome(details: JobDetails, submission: str) -> int:
         return 0
     if details.status == "STOPPED":
         console.print(f"{submission} was stopped.")
-        return code or 1
+        return _exit_code(code) or 1
     if code is None:
         console.print(
             f"{submission} could not be started or was lost: {details.message or 'no reason is known'}"
@@ -232,4 +251,9 @@ def _outcome(details: JobDetails, submission: str) -> int:
             "The cluster's `python` has not the packages of infra/requirements.lock: install them on its machines, and "
             "start Ray there with their environment activated."
         )
-    return code if code > 0 else _KILLED - code
+    return _exit_code(code)
+
+
+def _exit_code(code: int | None) -> int:
+    """What a shell would report of the job's own process."""
+    return _KILLED - code if code is not None and code < 0 else code or 0

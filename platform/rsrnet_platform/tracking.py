@@ -143,6 +143,10 @@ class Tracker:
                 tracker._outbox.put(partial(tracker._send_file, file, unsent))
         return tracker
 
+    def open(self) -> None:
+        """Import MLflow now, and wait until that is done."""
+        _ = self._client
+
     @classmethod
     def give_up(cls, uri: str, config: TrackingConfig, attempt: str) -> None:
         """End the run of an attempt that was killed and is not to go on, and the runs below it, as KILLED.

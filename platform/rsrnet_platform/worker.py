@@ -79,6 +79,9 @@ def train(task: Task, host: TrainHost) -> None:
         if observer:
             observer.epoch_done(training)
 
+    if observer:
+        # The loader's processes are forked from this one: never while another thread imports something.
+        observer.tracker.open()
     with observer or nullcontext():
         while not training.run(
             *loaders(job, train_set, val_set, host),
@@ -170,7 +173,13 @@ class Observer:
     def catch_up(self, training: engine.Training, damaged: Sequence[str]) -> None:
         """Log what a checkpoint knows and the run does not: the worker may have died between the two."""
         for message in damaged:
-            self.reporter.milestone(f"{message} The one before it is used.", self.done)
+            begun = training.epoch or training.partial.step
+            used = (
+                "The one before it is used."
+                if begun
+                else "There is none before it: the training begins anew."
+            )
+            self.reporter.milestone(f"{message} {used}", self.done)
         self.tracker.log_epochs(enumerate(training.history, start=1))
         if training.epoch or training.partial.step:
             self.done = training.epoch / self.epochs

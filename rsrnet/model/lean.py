@@ -24,19 +24,24 @@ def convolve_joined(parts: list[Tensor], convolution: Callable[[Tensor], Tensor]
     """``convolution(torch.cat(parts, dim=1))`` that does not keep the concatenation.
 
     Args:
-        parts: maps (B, *, H, W), which something else keeps.
+        parts: maps (B, *, H, W), which something else keeps; they must not change before the backward pass.
         convolution: what reads the concatenation; it must not change it in place.
     """
     joined = torch.cat(parts, dim=1)
     if not _worth_it():
         return convolution(joined)
     address, shape = joined.data_ptr(), joined.shape
+    versions = [part._version for part in parts]
 
     def pack(kept: Tensor) -> Tensor | None:
         return None if kept.data_ptr() == address and kept.shape == shape else kept
 
     def unpack(kept: Tensor | None) -> Tensor:
-        return torch.cat(parts, dim=1) if kept is None else kept
+        if kept is not None:
+            return kept
+        if [part._version for part in parts] != versions:
+            raise RuntimeError("a map that was convolved has been changed in place since")
+        return torch.cat(parts, dim=1)
 
     with saved_tensors_hooks(pack, unpack):
         return convolution(joined)

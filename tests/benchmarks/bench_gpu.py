@@ -26,7 +26,7 @@ from torch import Tensor
 from rsrnet.losses import RSRNetLoss
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
-from rsrnet.validation import autocast, set_products
+from rsrnet.validation import autocast, products
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,6 @@ TINY = Sizes(RSRNetConfig(depth=18, width=8, iterations=2), 2, 64, 2, 16, 256)
 def prepare(step: Step, sizes: Sizes, device: str, training: bool) -> tuple[Callable[[], Tensor], Any]:
     """A call that trains on one batch or evaluates it and returns M_fnl; and its network, not compiled."""
     torch.manual_seed(0)
-    set_products(step.precision)
     network = RSRNet(sizes.config).to(device).train(training)
     network.lay_out(step.memory_format)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
@@ -81,7 +80,8 @@ def prepare(step: Step, sizes: Sizes, device: str, training: bool) -> tuple[Call
         optimizer.zero_grad(set_to_none=True)
         with autocast(torch.device(device), step.precision):
             output = model(images)
-        criterion(output, target).total.backward()
+        with products(step.precision):
+            criterion(output, target).total.backward()
         optimizer.step()
         return output.m_fnl.detach().clone()
 
@@ -117,7 +117,6 @@ def table(steps: list[Step], sizes: Sizes, device: str, ceilings: Ceilings, trai
         eager, _ = prepare(Step(step.name, step.precision, step.memory_format), sizes, device, training)
         with Demand() as demand:
             eager()
-        set_products(step.precision)
         seconds = median(seconds_of(run, device, sizes.repeats))
         best = predicted(step, demand, ceilings)
         if first is None or before is None:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from rsrnet.validation import set_products
+from rsrnet.validation import products
 
 
 def seconds_of(run: Callable[[], Any], device: str, repeats: int) -> list[float]:
@@ -49,13 +49,13 @@ def measure_ceilings(device: str, megabytes: int, side: int, repeats: int = 10) 
     source = torch.empty(megabytes * 2**20 // 4, device=device)
     copy = torch.empty_like(source)
     bandwidth = 2 * source.nbytes / min(seconds_of(lambda: copy.copy_(source), device, repeats))
-    products = {}
+    rates = {}
     for precision in ("float32", "tf32", "bfloat16"):
-        set_products(precision)
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        products[precision] = 2 * side**3 / min(seconds_of(lambda a=a, b=b: a @ b, device, repeats))
-    return Ceilings(bandwidth, products)
+        with products(precision):
+            rates[precision] = 2 * side**3 / min(seconds_of(lambda a=a, b=b: a @ b, device, repeats))
+    return Ceilings(bandwidth, rates)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from rsrnet.data.storage import open_storage
 from rsrnet.profiling import Profile
 from rsrnet_platform import spec
 from rsrnet_platform.cluster import Cluster
+from rsrnet_platform.process_group import ProcessGroup
 from rsrnet_platform.profiling import worker
 from rsrnet_platform.ray_host import RayHost
 from rsrnet_platform.ray_train import StopOnUserError, cause_of
@@ -43,6 +44,7 @@ def _profile(
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job, "skipped": skipped, "steps": steps},
+        torch_config=ProcessGroup(),
         scaling_config=ScalingConfig(num_workers=place.workers, **place.scaling),
         run_config=RunConfig(
             name=name,

@@ -47,16 +47,16 @@ def profile(job: spec.TrainJob, steps: int, trace: Path) -> Profile:
 
 def _require_writable(trace: Path) -> None:
     """Refuse a file for the trace that cannot be written, before anything is measured."""
+    if trace.is_dir():
+        raise UserError(f"--trace {trace}: is a folder; name a file in it")
+    there = next(each for each in trace.parents if each.exists())
     try:
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=trace.parent):
+        with TemporaryDirectory(dir=there):
             pass
     except OSError as error:
         raise UserError(
             f"--trace {trace}: cannot be written ({error.strerror or error}); name another file"
         ) from error
-    if trace.is_dir():
-        raise UserError(f"--trace {trace}: is a folder; name a file in it")
 
 
 def _measure(

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from rsrnet import engine
-from rsrnet.agreement import Notice
+from rsrnet.agreement import Notice, any_rank
 from rsrnet.checkpoint import CheckpointError
 from rsrnet.data.config import DataConfig
 from rsrnet.data.folds import Split, folds
@@ -85,8 +85,15 @@ class Done:
 
     @classmethod
     def read(cls, folder: Path) -> Done:
-        """Read it from there."""
-        return cls(**json.loads((folder / PROGRESS).read_text()))
+        """Read it from there.
+
+        Raises:
+            CheckpointError: if it is damaged.
+        """
+        try:
+            return cls(**json.loads((folder / PROGRESS).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{folder / PROGRESS}: damaged ({error})") from error
 
 
 def split_into_folds(data: DataConfig, search: SearchConfig, skipped: frozenset[str]) -> list[Split]:
@@ -142,7 +149,7 @@ def _resume(task: TrialTask, host: TrialHost, folder: Path | None) -> tuple[Done
         return Done(), begin(task.job, host, None)
     try:
         return Done.read(folder), begin(task.job, host, folder)
-    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
+    except CheckpointError:
         # A damaged checkpoint costs the trial what it had done, not its place in the search.
         return Done(), begin(task.job, host, None)
 
@@ -187,6 +194,8 @@ def _keep_interrupted(training: engine.Training, host: TrialHost, done: Done) ->
 
     if host.rank == 0:
         host.interrupt(write)
+    # Nobody leaves before rank 0 has written: Ray Train ends all workers at the first that does.
+    any_rank(False, host.device)
 
 
 def _score(training: engine.Training, metric: str) -> float:

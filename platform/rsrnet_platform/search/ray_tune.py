@@ -111,7 +111,7 @@ def _fit(
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_Suggestions(suggest, interruption),
+            search_alg=_Suggestions(suggest, interruption, ledger),
             scheduler=schedulers.make(job.search, most_epochs, ledger.journal.in_order(), answer),
             num_samples=-1,
             max_concurrent_trials=concurrency(job, place),
@@ -145,13 +145,18 @@ class _NotKept:
 class _Suggestions(_NotKept, Searcher):
     """Hands out the next trial whenever there is room for it."""
 
-    def __init__(self, suggest: Callable[[], tuple[int, Point] | None], interruption: Interruption) -> None:
+    def __init__(
+        self, suggest: Callable[[], tuple[int, Point] | None], interruption: Interruption, ledger: Ledger
+    ) -> None:
         super().__init__()
         self._suggest = suggest
         self._interruption = interruption
+        self._ledger = ledger
 
     def suggest(self, trial_id: str) -> Any:
         if self._interruption.asked():
+            if not self._ledger.running:  # Tune would wait for a suggestion
+                raise _stopped(0)
             return None
         suggestion = self._suggest()
         if suggestion is None:
@@ -179,16 +184,17 @@ class _Listener(_NotKept, tune.Callback):
         self._interruption = interruption
         self._sign = sign
         self._interrupted: set[int] = set()
+        self._told = False
 
     def on_step_begin(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
         if not self._interruption.asked():
             return
-        self._sign.stop.remote()
+        if not self._told:
+            self._sign.stop.remote()
+            self._told = True
         running = {trial.index for trial in self._ledger.running}
         if running <= self._interrupted:
-            raise Stopped(
-                f"Stopped with {count(len(running), 'trial')} in hand. The same job goes on from there."
-            )
+            raise _stopped(len(running))
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._ledger.begin(trial.config[INDEX], trial.config[POINT])
@@ -208,6 +214,10 @@ class _Listener(_NotKept, tune.Callback):
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._ledger.begin(trial.config[INDEX], trial.config[POINT])  # it may have died before it started
         self._ledger.end(trial.config[INDEX], error=_reason(trial))
+
+
+def _stopped(trials: int) -> Stopped:
+    return Stopped(f"Stopped with {count(trials, 'trial')} in hand. The same job goes on from there.")
 
 
 def _is_told(error: BaseException) -> bool:
