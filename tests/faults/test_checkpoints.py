@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from rsrnet import checkpoint
 from rsrnet_platform import host, train, worker
 from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.restart import INTERRUPTED
 from rsrnet_platform.shelf import SNAPSHOT
 from tests.faults.processes import (
     finish,
@@ -73,6 +75,25 @@ def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(
     record_property(
         "outcome", "refused by its SHA-256, the one before it used; 4 of 4 epochs, bitwise the same metrics"
     )
+
+
+def test_damage_to_a_checkpoint_of_the_first_epoch_costs_its_steps(make_job, monkeypatch, capsys) -> None:
+    job = make_job()
+    with monkeypatch.context() as stopping:
+        stopping.setattr(
+            worker.Observer, "step_done", lambda self, progress: signal.raise_signal(signal.SIGTERM)
+        )
+        with pytest.raises(SystemExit):
+            train.run(job, fresh=False)
+    spoil(Path(job.storage, job.name, "attempt-1", INTERRUPTED, checkpoint.WEIGHTS), "truncated")
+    capsys.readouterr()
+    train.run(job, fresh=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.safetensors: damaged" in said
+    assert "There is none before it: the training begins anew." in said
+    whole = make_job(name="whole", tracking__experiment="whole", tracking__model="whole")
+    train.run(whole, fresh=False)
+    require_same_history(job, whole, 3)
 
 
 def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
