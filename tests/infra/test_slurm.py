@@ -39,9 +39,7 @@ case $1 in
 esac
 """
 
-JOB_ID = str(os.getpid())
-"""Other sessions of the tests on this machine have others, and so another folder in /tmp."""
-
+JOB_ID = str(os.getpid())  # so that each session of the tests has a folder of its own in /tmp
 PORTS = [20000 + os.getpid() % 3000 * 4 + nth for nth in range(4)]
 
 JOB = """
@@ -156,13 +154,8 @@ class Rehearsal:
         }
         if token is not None:
             environment["RAY_AUTH_TOKEN"] = token
-        return subprocess.Popen(
-            [self._script, *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command, pipe = [self._script, *arguments], subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
     def calls(self) -> list[str]:
         return (self.folder / "calls").read_text().splitlines()
