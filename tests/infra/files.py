@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 VARIABLE = re.compile(r"\$\{(\w+)(?::([?-])([^}]*))?\}")
 """A variable of a compose file: `${NAME}`, `${NAME:-default}` or `${NAME:?message}`."""
 
-SECRET = re.compile(r"(password|token|secret|(?<!primary_)key)(_id)?$", re.IGNORECASE)
+SECRET = re.compile(r"(password|token|secret|key)(_id)?$", re.IGNORECASE)
 """Names of settings whose values nobody may know."""
 
 

@@ -29,14 +29,41 @@ COUNT = {"type": "integer", "minimum": 0}
 WORDS = {"type": "object", "additionalProperties": TEXT}
 OBJECT = {"type": "object"}
 LIST = {"type": "array"}
+NAMES = {"type": "array", "items": TEXT}
 
 AUTH = _fields(enableK8sTokenAuth=TRUTH, secretName=TEXT, mode=_choice("disabled", "token"))
 
+QUANTITIES = {
+    "type": "object",
+    "additionalProperties": {
+        "type": ["integer", "string"],
+        "pattern": r"^[+-]?(\d+\.?\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$",
+    },
+}
+"""Amounts of resources by name, as Kubernetes writes them: `250m`, `1Gi`."""
+
+PROFILE = _fields(("type",), type=_choice("RuntimeDefault", "Unconfined", "Localhost"), localhostProfile=TEXT)
+
+SECURITY = _fields(
+    allowPrivilegeEscalation=TRUTH,
+    appArmorProfile=PROFILE,
+    capabilities=_fields(add=NAMES, drop=NAMES),
+    privileged=TRUTH,
+    procMount=TEXT,
+    readOnlyRootFilesystem=TRUTH,
+    runAsGroup=COUNT,
+    runAsNonRoot=TRUTH,
+    runAsUser=COUNT,
+    seLinuxOptions=_fields(level=TEXT, role=TEXT, type=TEXT, user=TEXT),
+    seccompProfile=PROFILE,
+)
+"""Of a container on Linux."""
+
 AUTOSCALER = _fields(
-    resources=OBJECT,
+    resources=_fields(limits=QUANTITIES, requests=QUANTITIES),
     image=TEXT,
     imagePullPolicy=TEXT,
-    securityContext=OBJECT,
+    securityContext=SECURITY,
     idleTimeoutSeconds=COUNT,
     upscalingMode=_choice("Default", "Aggressive", "Conservative"),
     version=_choice("v1", "v2"),

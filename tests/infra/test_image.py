@@ -48,9 +48,6 @@ class TestTheFile:
     def test_has_nothing_that_a_linter_objects_to(self, repository: Path) -> None:
         run_linter("hadolint", repository / "infra/Dockerfile")
 
-    def test_its_scripts_have_nothing_that_a_linter_objects_to(self, repository: Path) -> None:
-        run_linter("shellcheck", repository / "infra/image/start-mlflow", repository / "infra/make-secrets")
-
     def test_has_the_python_of_the_lock_file(self, repository: Path, dockerfile: str) -> None:
         (of_the_lock,) = re.findall(
             r"--python-version ([\d.]+)", (repository / "Makefile").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shlex
 import shutil
@@ -60,6 +61,26 @@ class TestWhatTheApiTakes:
         wrong["spec"]["workerGroupSpecs"][0]["minReplica"] = 1
 
         with pytest.raises(jsonschema.ValidationError, match="minReplica"):
+            jsonschema.validate(wrong, SCHEMAS["RayCluster"])
+
+    @pytest.mark.parametrize(
+        ("section", "key", "value"),
+        [
+            ("resources", "request", {"cpu": "1"}),
+            ("resources", "limits", {"memory": "1 GB"}),
+            ("securityContext", "runAsUser", "ray"),
+            ("securityContext", "capabilities", {"drop": "ALL"}),
+            ("securityContext", "fsGroup", 1000),
+        ],
+    )
+    def test_what_the_autoscaler_may_not_have_is_found(
+        self, repository: Path, section: str, key: str, value: Any
+    ) -> None:
+        (cluster,) = objects(repository, "RayCluster")
+        wrong = copy.deepcopy(cluster)
+        wrong["spec"]["autoscalerOptions"][section][key] = value
+
+        with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, SCHEMAS["RayCluster"])
 
     def test_pods_inside_rays_objects_follow_kubernetes_schemas(self, repository: Path) -> None:
@@ -155,6 +176,41 @@ class TestAgreement:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert int(limits["cpu"]) == loaded.cluster.cpus_per_worker == loaded.data.loader_processes + 1
         assert ("nvidia.com/gpu" in limits) == (kind == "gpu")
+
+
+class TestThePage:
+    @pytest.fixture
+    def page(self, repository: Path) -> str:
+        return (repository / "infra/kuberay/README.md").read_text(encoding="utf-8")
+
+    def test_its_command_for_a_gpu_node_changes_the_pool_of_gpus(self, repository: Path, page: str) -> None:
+        (patch,) = re.findall(r"--patch='(.*)'", page)
+        (changed,) = json.loads(patch)
+        (cluster,) = objects(repository, "RayCluster")
+        spec_, groups, index, field = changed["path"].lstrip("/").split("/")
+        pool = cluster[spec_][groups][int(index)]
+
+        assert (changed["op"], pool["groupName"]) == ("replace", "gpu")
+        assert pool[field] < changed["value"] <= pool["maxReplicas"]
+
+    @pytest.mark.parametrize("kind", ["cpu", "gpu"])
+    def test_its_command_sets_every_image_of_a_job(self, repository: Path, page: str, kind: str) -> None:
+        (command,) = re.findall(r"^ +(sed .*) infra/kuberay/jobs/train-gpu.yaml \|", page, re.MULTILINE)
+        job = repository / f"infra/kuberay/jobs/train-{kind}.yaml"
+
+        made = subprocess.run([*shlex.split(command), job], capture_output=True, text=True, check=True).stdout
+
+        pods = [*pod_templates(yaml.safe_load(made))]
+        images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
+        assert len(pods) == 3
+        assert all(image.startswith("registry.example/me/rsrnet:") for image in images), images
+        assert command in job.read_text(encoding="utf-8")
+
+    def test_its_commands_name_the_container_that_ray_is_in(self, repository: Path, page: str) -> None:
+        (cluster,) = objects(repository, "RayCluster")
+        head = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["name"]
+
+        assert {*re.findall(r"--container (\S+)", page)} == {head}
 
 
 class TestWhoGetsIn:

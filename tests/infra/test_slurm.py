@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -39,6 +39,9 @@ case $1 in
 esac
 """
 
+JOB_ID = str(os.getpid())  # so that each session of the tests has a folder of its own in /tmp
+PORTS = [20000 + os.getpid() % 3000 * 4 + nth for nth in range(4)]
+
 JOB = """
 kind: train
 name: on-slurm
@@ -70,12 +73,13 @@ class Slurm:
             "PREFIX": nodes[0].name.rsplit("-", 1)[0],
             "REQUEUED": str(self.requeued),
             "SLURM_CPUS_PER_TASK": "1",
-            "SLURM_JOB_ID": "4711",
+            "SLURM_JOB_ID": JOB_ID,
             "SLURM_JOB_NODELIST": ",".join(names),
             "SLURM_SUBMIT_DIR": str(script.parents[2]),
         }
         self.environment.pop("RAY_TMPDIR")
         self.environment.pop("RAY_AUTH_MODE")
+        self.environment.pop("RAY_AUTH_TOKEN", None)
 
     def begin(self, *arguments: str | Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -109,11 +113,14 @@ def test_without_a_job_file_it_says_how_it_is_called(slurm: Slurm) -> None:
 
 
 STAND_IN = """#!/bin/bash
-# For ray, python and rsrnet: notes how it was called, and does what a test wants.
+# For ray, python, rsrnet and srun: notes how it was called, and does what a test wants.
 echo "$(basename "$0") $*" >> "$FOLDER/calls"
 case $(basename "$0") in
-    ray) trap 'echo "ray ended" >> "$FOLDER/calls"; kill $!; exit' TERM; sleep 60 & wait ;;
-    rsrnet) trap 'echo "job told" >> "$FOLDER/calls"; kill $!; sleep 0.3; exit 143' TERM; touch "$FOLDER/runs"
+    srun) while [[ $1 == --* ]]; do shift; done; exec "$@" ;;
+    python) until (($(find "$FOLDER" -name 'node-*' | wc -l) >= ${!#})); do sleep 0.05; done ;;
+    ray) trap 'echo "ray ended" >> "$FOLDER/calls"; kill $!; exit' TERM; touch "$FOLDER/node-$$"; sleep 60 & wait ;;
+    rsrnet) trap 'echo "job told" >> "$FOLDER/calls"; kill $!; sleep 0.3; exit 143' TERM
+        echo "$RAY_AUTH_TOKEN" > "$FOLDER/token"; touch "$FOLDER/runs"
         [[ $ENDS != no ]] || { sleep 60 & wait; }
         exit "$ENDS" ;;
 esac
@@ -127,31 +134,28 @@ class Rehearsal:
         self.folder = folder
         programs = folder / ".venv/bin"
         programs.mkdir(parents=True)
-        for name in ("ray", "python", "rsrnet"):
+        for name in ("ray", "python", "rsrnet", "srun"):
             (programs / name).write_text(STAND_IN)
-        (programs / "srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
         (programs / "scontrol").write_text(SCONTROL)
         for program in programs.iterdir():
             program.chmod(0o755)
         self._script = script
 
-    def begin(self, ends: str, *arguments: str) -> subprocess.Popen[str]:
+    def begin(self, ends: str, *arguments: str, token: str | None = None) -> subprocess.Popen[str]:
         environment = {
             "PATH": os.environ["PATH"],
             "FOLDER": str(self.folder),
             "ENDS": ends,
             "REQUEUED": str(self.folder / "requeued"),
-            "SLURM_JOB_ID": "4712",
+            "SLURM_JOB_ID": JOB_ID,
+            "SLURM_CPUS_PER_TASK": "3",
             "SLURM_JOB_NODELIST": "localhost,127.0.0.2",
             "SLURM_SUBMIT_DIR": str(self.folder),
         }
-        return subprocess.Popen(
-            [self._script, *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        if token is not None:
+            environment["RAY_AUTH_TOKEN"] = token
+        command, pipe = [self._script, *arguments], subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
     def calls(self) -> list[str]:
         return (self.folder / "calls").read_text().splitlines()
@@ -178,20 +182,59 @@ def test_ends_with_the_code_of_the_job_and_ends_the_cluster(rehearsal: Rehearsal
     assert not (rehearsal.folder / "requeued").exists()
 
 
-def test_a_job_that_is_told_to_leave_is_queued_again(rehearsal: Rehearsal) -> None:
-    script = rehearsal.begin("no", "job.yaml")
-    deadline = time.monotonic() + 60
-    while not (rehearsal.folder / "runs").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def test_a_node_gets_all_cpus_of_the_task_and_ports_of_this_slurm_job(rehearsal: Rehearsal) -> None:
+    """Since Slurm 22.05 srun does not take the CPUs from sbatch; jobs on one node must not meet at one port."""
+    script = rehearsal.begin("0", "job.yaml")
 
-    script.send_signal(signal.SIGTERM)
+    said, _ = script.communicate(timeout=60)
+
+    head, node = [call for call in rehearsal.calls() if call.startswith("srun") and "ray start" in call]
+    cluster, job_api, client, agent = PORTS
+    for call in (head, node):
+        options, _, command = call.partition(" ray start ")
+        assert "--cpus-per-task=3" in options.split()
+        assert {"--num-cpus=3", f"--dashboard-agent-listen-port={agent}"} <= {*command.split()}
+    ports = {f"--port={cluster}", f"--dashboard-port={job_api}", f"--ray-client-server-port={client}"}
+    assert ports <= {*head.split()}
+    assert not ports & {*node.split()}
+    assert f"the job API is at 127.0.0.1:{job_api} of localhost\n" in said
+    assert max(PORTS) < 32768  # where Linux begins to deal them out
+
+
+def test_the_token_of_who_called_sbatch_is_kept_and_otherwise_one_is_made(rehearsal: Rehearsal) -> None:
+    def token(given: str | None) -> str:
+        script = rehearsal.begin("0", "job.yaml", token=given)
+        said, _ = script.communicate(timeout=60)
+        assert script.returncode == 0, said
+        return (rehearsal.folder / "token").read_text().strip()
+
+    assert token("of-who-called") == "of-who-called"
+    first, second = token(None), token(None)
+    assert len(first) == len(second) == 64
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("told", "queued"),
+    [([signal.SIGUSR1], True), ([signal.SIGTERM], False), ([signal.SIGUSR1, signal.SIGTERM], True)],
+)
+def test_leaves_when_it_is_told_and_is_queued_again_if_its_time_is_over(
+    rehearsal: Rehearsal, told: list[signal.Signals], queued: bool
+) -> None:
+    """SIGUSR1 is Slurm's notice, SIGTERM a user's `scancel`; or, after the notice, that the time is over."""
+    script = rehearsal.begin("no", "job.yaml")
+    wait_until((rehearsal.folder / "runs").exists, script)
+
+    for each in told:
+        script.send_signal(each)
+        wait_until(lambda: "job told" in rehearsal.calls(), script)
 
     said, _ = script.communicate(timeout=60)
     assert script.returncode == 143, said
     assert "job told" in rehearsal.calls()
     assert rehearsal.calls().count("ray ended") == 2
-    assert (rehearsal.folder / "requeued").read_text() == "4712\n"
+    requeued = rehearsal.folder / "requeued"
+    assert (requeued.read_text() if requeued.exists() else "") == (f"{JOB_ID}\n" if queued else "")
 
 
 @pytest.mark.slow
@@ -203,16 +246,16 @@ def test_a_training_on_two_nodes_leaves_in_time_and_goes_on_when_it_is_queued_ag
     job.write_text(JOB.format(data=squares, folder=tmp_path))
 
     first = slurm.begin(job)
-    wait_until(lambda: "epoch 2/30 done" in slurm.log(), first, slurm)
+    wait_until(lambda: "epoch 2/30 done" in slurm.log(), first, slurm.log)
     require_nobody_sees_the_token(slurm)
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(signal.SIGUSR1)
     assert first.wait(120) == 143, slurm.log()
-    assert slurm.requeued.read_text() == "4711\n"
+    assert slurm.requeued.read_text() == f"{JOB_ID}\n"
     require_nothing_is_left(slurm)
 
     assert slurm.begin(job).wait(900) == 0, slurm.log()
-    assert slurm.requeued.read_text() == "4711\n"
-    assert "2 of the Ray cluster's nodes are there, its head at 10.77.0.1:24711" in slurm.log()
+    assert slurm.requeued.read_text() == f"{JOB_ID}\n"
+    assert f"2 of the Ray cluster's nodes are there, its head at 10.77.0.1:{PORTS[0]}" in slurm.log()
     require_nothing_is_left(slurm)
 
     loaded = spec.load(job)
@@ -223,12 +266,14 @@ def test_a_training_on_two_nodes_leaves_in_time_and_goes_on_when_it_is_queued_ag
     assert steps == list(range(1, 31))
 
 
-def wait_until(condition: object, process: subprocess.Popen[str], slurm: Slurm) -> None:
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], log: Callable[[], str] = str
+) -> None:
     deadline = time.monotonic() + 800
-    while not condition():  # type: ignore[operator]
-        assert process.poll() is None, slurm.log()
-        assert time.monotonic() < deadline, slurm.log()
-        time.sleep(0.2)
+    while not condition():
+        assert process.poll() is None, log()
+        assert time.monotonic() < deadline, log()
+        time.sleep(0.1)
 
 
 def require_nobody_sees_the_token(slurm: Slurm) -> None:
@@ -251,4 +296,4 @@ def environment(process: psutil.Process) -> dict[str, str]:
 
 def require_nothing_is_left(slurm: Slurm) -> None:
     assert not [process for node in slurm.nodes for process in node.processes()]
-    assert not Path("/tmp/rsrnet-4711").exists()
+    assert not Path(f"/tmp/rsrnet-{JOB_ID}").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.infra.files import load
+
+
+def load_toml(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,24 @@ def test_starts_nothing_without_the_secrets(config: dict[str, Any], kind: str, t
     assert (tmp_path / "called").read_text().startswith("token of-the-file start --")
 
 
-def test_sends_the_checkout_without_what_belongs_to_this_machine(config: dict[str, Any]) -> None:
-    assert config["file_mounts"] == {"~/rsrnet-checkout": "."}
-    assert {".venv", ".git", "/infra/.env", "/infra/kuberay/.env"} <= {*config["rsync_exclude"]}
-    assert "/infra/vm/.env" not in config["rsync_exclude"]
+def test_sends_what_the_setup_needs_and_nothing_that_belongs_to_this_machine(
+    repository: Path, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """The mounts as copies, in which `make` and the build of the package find every file that they name."""
+    for remote, local in config["file_mounts"].items():
+        there = tmp_path / Path(remote).relative_to("~")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if (repository / local).is_dir():
+            shutil.copytree(repository / local, there, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(repository / local, there)
+    checkout = tmp_path / "rsrnet-checkout"
+    built = load_toml(checkout / "pyproject.toml")
+    project, wheel = built["project"], built["tool"]["hatch"]["build"]["targets"]["wheel"]
+    named = [project["readme"], *project["license-files"], *wheel["packages"], *wheel["extra-metadata"]]
+
+    assert config["setup_commands"] == ["make -C ~/rsrnet-checkout setup"]
+    subprocess.run(["make", "--dry-run", "-C", checkout, "setup"], check=True, capture_output=True)
+    assert not [name for name in named if not (checkout / name).exists()]
+    assert {*config["file_mounts"].values()} & {".", "infra", "infra/kuberay"} == set()
+    assert "infra/vm" in config["file_mounts"].values()  # with its .env
