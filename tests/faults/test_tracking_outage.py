@@ -116,8 +116,9 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(
         2: lambda: (server.end(signal.SIGKILL), killed.append(time.monotonic())),
         EPOCHS - 1: lambda: (server.start(), back.append(time.monotonic())),
     }
-    at_epochs(monkeypatch, events)
-    train.run(job, fresh=False)
+    with monkeypatch.context() as patch:  # the undisturbed training may come after it
+        at_epochs(patch, events)
+        train.run(job, fresh=False)
     took = time.monotonic() - killed[0]
     require_whole(job)
     assert losses(job) == losses(undisturbed(fit__epochs=EPOCHS))
@@ -155,8 +156,9 @@ def test_a_server_that_is_away_for_a_minute_loses_nothing(
     events: dict[int, Callable[[], object]] = {2: kill}
     events |= dict.fromkeys(range(3, EPOCHS), lambda: time.sleep(10))
     events[EPOCHS] = lambda: times.update(trained=time.monotonic())
-    at_epochs(monkeypatch, events)
-    train.run(replace(job, tracking=replace(job.tracking, patience=300)), fresh=False)
+    with monkeypatch.context() as patch:
+        at_epochs(patch, events)
+        train.run(replace(job, tracking=replace(job.tracking, patience=300)), fresh=False)
     took = time.monotonic() - times["killed"]
     assert times["back"] - times["killed"] >= away
     assert times["trained"] < times["back"], "the training waited for the server"
