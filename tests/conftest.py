@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.clusters import free_ports
 from tests.hosts import Host, hosts, why_not
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -92,12 +92,6 @@ class RayCluster:
     """``http://host:port`` of the job API, for ``ray job submit --address ...``."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def _ray_cluster_of_the_session() -> Iterator[RayCluster]:
     import ray
@@ -107,14 +101,15 @@ def _ray_cluster_of_the_session() -> Iterator[RayCluster]:
     address_of_newest_cluster.parent.mkdir(parents=True, exist_ok=True)
     # Not `ray.init()`, whose cluster would end when code under test calls `ray.shutdown()`.
     cluster = Cluster()
+    dashboard, agent = free_ports(2)
     try:
         node = cluster.add_node(
             num_cpus=4,
             num_gpus=0,
             object_store_memory=512 * 1024**2,
             include_dashboard=True,
-            dashboard_port=_free_port(),  # the usual ones may be another cluster's
-            dashboard_agent_listen_port=_free_port(),  # without it the job API takes no jobs
+            dashboard_port=dashboard,  # the usual ones may be another cluster's
+            dashboard_agent_listen_port=agent,  # without it the job API takes no jobs
         )
         # Otherwise a bare `ray.init()` joins this cluster or starts its own, by the order of the tests.
         address_of_newest_cluster.unlink()

@@ -142,12 +142,6 @@ class Host:
         _ip("-n", self.name, "route", "replace", "default", "dev", "eth0")
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
-    """Wait for the end of a program on a host; its messages, with line breaks as spaces."""
-    said, _ = process.communicate(timeout=seconds)
-    return " ".join(said.split())
-
-
 @contextmanager
 def hosts(*names: str) -> Iterator[list[Host]]:
     """Context: hosts that reach each other by address, and whose Ray asks for a token that they have.

@@ -38,6 +38,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Call
     return train_once
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder time for several trainings on a busy machine, unless they say themselves."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1200))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print a row for each test that recorded a fault and its outcome, and for each that failed.
 

@@ -28,13 +28,13 @@ def start(job_file: Path, settings: dict[str, object], **environment: str) -> su
     return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
-    """Wait for the end; the messages, with line breaks as spaces."""
-    _, said = process.communicate(timeout=seconds)
-    return " ".join(said.split())
+def finish(process: subprocess.Popen[str], seconds: float = 600) -> str:
+    """Wait for the end of a program; what came by its pipes, with line breaks as spaces."""
+    said = process.communicate(timeout=seconds)
+    return " ".join(" ".join(each or "" for each in said).split())
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 300) -> None:
     """Wait until something is true of a job that runs."""
     deadline = time.monotonic() + seconds
     while not condition():

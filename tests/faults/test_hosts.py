@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rsrnet_platform import spec
-from tests.faults.processes import require_same_history, told, wait_for
-from tests.hosts import Host, finish
+from tests.faults.processes import finish, require_same_history, told, wait_for
+from tests.hosts import Host
 from tests.platform.conftest import MakeJob, MlflowServer, the_run
 
 pytestmark = [
@@ -26,8 +26,6 @@ pytestmark = [
 
 EPOCHS = 20
 PLAIN = {"fit__epochs": EPOCHS, "cluster__workers": 2}
-SECONDS = 600
-"""For a job to end: Ray gives a silent host up after a minute."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def site(hosts_and_server: Site) -> Iterator[Site]:
 
 def wait_for_epoch(number: int, job: spec.TrainJob, process: Any) -> None:
     """Wait until an epoch is being trained, and the one before has its checkpoint."""
-    wait_for(lambda: any(f"epoch {number - 1}/{EPOCHS} done" in text for text in told(job)), process, 300)
+    wait_for(lambda: any(f"epoch {number - 1}/{EPOCHS} done" in text for text in told(job)), process)
     time.sleep(0.2)
 
 
@@ -116,10 +114,10 @@ def test_host_without_power_is_replaced_by_a_spare_one(
     (spare,) = (host for host in site.others if host not in used)
     used[0].kill()
     lost = time.monotonic()
-    wait_for(lambda: any(text.startswith("Going on") for text in told(job)), process, 300)
+    wait_for(lambda: any(text.startswith("Going on") for text in told(job)), process)
     seconds = time.monotonic() - lost
     assert with_worker((spare,)) == [spare]
-    text = finish(process, SECONDS)
+    text = finish(process)
     assert process.returncode == 0, text
     require_no_training((site.head, *site.others))
     require_same_history(job, undisturbed(**PLAIN), EPOCHS)
@@ -145,9 +143,9 @@ def test_training_of_a_range_goes_on_without_a_host_that_is_cut_off(
     assert with_worker((first, second)) == [first, second]
     second.cut()
     lost = time.monotonic()
-    wait_for(lambda: "Training with 1 worker now." in told(job), process, 300)
+    wait_for(lambda: "Training with 1 worker now." in told(job), process)
     seconds = time.monotonic() - lost
-    text = finish(process, SECONDS)
+    text = finish(process)
     assert process.returncode == 0, text
     require_no_training((site.head, first, second), 180)
     whole, before = undisturbed(**PLAIN), gone_on(job)
@@ -182,7 +180,7 @@ def test_job_of_a_lost_head_goes_on_on_another_cluster(
     run = the_run(job)
     assert run.info.status == "RUNNING"
     second = site.submit(train_file, other_head, "head")
-    text = finish(second, SECONDS)
+    text = finish(second)
     assert second.returncode == 0, text
     assert the_run(job).info.run_id == run.info.run_id
     seconds = orphans.result(180)

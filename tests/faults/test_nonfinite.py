@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,31 @@ from safetensors import safe_open
 
 from rsrnet.data.iharmony4 import IHarmony4
 from rsrnet.data.transforms import TrainTransform
+from rsrnet.losses import LossTerms, RSRNetLoss
 from rsrnet.nonfinite import DivergedError
 from rsrnet_platform import train
 from tests.faults.processes import require_no_orphans
 from tests.platform.conftest import the_run
+
+STEPS = 3
+"""Of an epoch."""
+
+
+@pytest.fixture
+def infinite(monkeypatch) -> None:
+    """The loss of the second step of each epoch is infinite."""
+    compute = RSRNetLoss.forward
+    steps = 0
+
+    def forward(self, output, target) -> LossTerms:
+        nonlocal steps
+        terms = compute(self, output, target)
+        if not torch.is_grad_enabled():
+            return terms
+        steps += 1
+        return replace(terms, total=terms.total * float("inf")) if steps % STEPS == 2 else terms
+
+    monkeypatch.setattr(RSRNetLoss, "forward", forward)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.ray)])
@@ -43,6 +65,32 @@ def test_the_batch_is_named_and_saved(make_job, squares, request, record_propert
     record_property(
         "outcome", f"stops at step {step} without taking it; the batch's images are named and saved"
     )
+
+
+@pytest.mark.usefixtures("infinite")
+def test_an_infinite_loss_is_no_number_either(make_job, record_property) -> None:
+    job = make_job()
+    with pytest.raises(DivergedError, match="epoch 1, step 2 is inf; its batch holds") as error:
+        train.run(job, fresh=False)
+    with safe_open(re.search(r"saved as (\S+\.safetensors)\.", str(error.value)).group(1), "pt") as file:
+        assert file.metadata()["loss"] == "inf"
+        assert file.get_tensor("image").isfinite().all()
+    assert the_run(job).info.status == "FAILED"
+    record_property("fault", "loss becomes Inf (stop), in one process")
+    record_property("outcome", "stops at step 2 without taking it; the batch's images are named and saved")
+
+
+@pytest.mark.usefixtures("infinite")
+def test_the_step_of_an_infinite_loss_is_left_out_and_counted(make_job, history, record_property) -> None:
+    job = make_job(fit__on_nonfinite="skip")
+    train.run(job, fresh=False)
+    assert history(job, "train/skipped_steps") == [(epoch, 1) for epoch in (1, 2, 3)]
+    losses = history(job, "train/loss")
+    assert [step for step, _ in losses] == [1, 2, 3]
+    assert all(0 < loss < float("inf") for _, loss in losses)
+    assert the_run(job).info.status == "FINISHED"
+    record_property("fault", "loss becomes Inf (skip)")
+    record_property("outcome", f"1 of {STEPS} steps an epoch left out and counted; 3 of 3 epochs")
 
 
 def test_the_step_is_left_out_and_counted(make_job, history, monkeypatch, record_property) -> None:

@@ -113,7 +113,7 @@ def test_a_search_told_to_stop_goes_on_where_its_trials_were(
     settings = {"cluster.workers": workers, "cluster.grace": GRACE}
     job = load(tune_file, f"cluster.workers={workers}")
     first = start(tune_file, settings, RAY_ADDRESS=ray_cluster.address)
-    wait_for(lambda: [len(trial["reports"]) > 1 for trial in journal(job).values()] == [True] * 2, first, 300)
+    wait_for(lambda: [len(trial["reports"]) > 1 for trial in journal(job).values()] == [True] * 2, first)
     first.send_signal(sent)
     asked = time.monotonic()
     said = finish(first, seconds=2 * GRACE)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
@@ -22,7 +22,9 @@ from mlflow import MlflowClient
 
 from rsrnet_platform import spec, train
 from rsrnet_platform.store import open_client, resolve_uri
+from tests.clusters import free_ports
 from tests.hosts import Host
+from tests.platform.planted import Planted
 
 MakeJob = Callable[..., spec.TrainJob]
 
@@ -57,6 +59,12 @@ def make_job(train_file: Path) -> MakeJob:
 
 def load_with(file: Path, **overrides: Any) -> Any:
     return spec.load(file, [f"{path.replace('__', '.')}={value}" for path, value in overrides.items()])
+
+
+@pytest.fixture
+def planted() -> Planted:
+    """Secrets that are nowhere else."""
+    return Planted.make()
 
 
 @pytest.fixture(scope="session")
@@ -143,14 +151,23 @@ class MlflowServer:
         database: URI of its store; None: an SQLite file in the folder.
         workers: how many processes answer.
         host: another host than the tests' own to run on.
+        app: one of MLflow's other applications, such as ``basic-auth``.
+        environment: of its processes, besides that of the tests.
     """
 
     def __init__(
-        self, folder: Path, database: str | None = None, workers: int = 1, host: Host | None = None
+        self,
+        folder: Path,
+        database: str | None = None,
+        workers: int = 1,
+        host: Host | None = None,
+        app: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.host = host
+        self.app = app
+        self.environment = environment or {}
         self.address = host.address if host else "127.0.0.1"
         self.url = f"http://{self.address}:{self.port}"
         self.folder = folder
@@ -162,24 +179,27 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", self.address, "--port", str(self.port)]
         command += ["--workers", str(self.workers), "--backend-store-uri", self.database]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--app-name", self.app] if self.app else []
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 self.host.command(command) if self.host else command,
                 cwd=self.folder,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
     def wait(self) -> None:
+        """Wait until it has answered a question to its store: the first one takes long, and jobs are impatient."""
+        question = f"{self.url}/api/2.0/mlflow/experiments/search?max_results=1"
         if self.host is None:
-            wait_for(f"{self.url}/health")
+            wait_for(question)
             return
         # Only the host itself reaches it.
-        ask = f"from urllib.request import urlopen; urlopen('{self.url}/health', timeout=5)"
+        ask = f"from urllib.request import urlopen; urlopen('{question}', timeout=30)"
         command = self.host.command([sys.executable, "-c", ask])
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode:
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -205,11 +225,14 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
+    """Wait until a server answers, if only that it wants to know who asks."""
+    deadline = time.monotonic() + 300
     while True:
         try:
-            urlopen(url, timeout=5).close()
-        except (URLError, ConnectionError, TimeoutError):
+            urlopen(url, timeout=30).close()
+        except (URLError, ConnectionError, TimeoutError) as error:
+            if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
+                return
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

@@ -15,9 +15,9 @@ from rsrnet.config import ConfigError
 from rsrnet_platform import cluster
 from rsrnet_platform.cluster import ClusterConfig, Node, PoolConfig, check_resources, connect, foresee
 from rsrnet_platform.errors import UserError
+from tests.clusters import cluster_with_token, environment_of
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,6 @@ def _python(code: str, environment: dict[str, str] | os._Environ[str]) -> subpro
     )
 
 
-def _environment(home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | {"HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
 def test_cluster_started_here_asks_for_a_token_and_cannot_be_reached_from_outside(tmp_path: Path) -> None:
     code = (
         "import os, psutil; from rsrnet_platform.cluster import *\n"
@@ -151,7 +146,7 @@ def test_cluster_started_here_asks_for_a_token_and_cannot_be_reached_from_outsid
         "    print(*{each.laddr.ip for each in found if each.status == 'LISTEN'})\n"
         "print('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER' in os.environ)\n"
     )
-    done = _python(code, _environment(tmp_path))
+    done = _python(code, environment_of(tmp_path))
     started, addresses, left = done.stdout.splitlines()
     assert started == "True token"
     assert set(addresses.split()) == {"127.0.0.1", "::ffff:127.0.0.1"}
@@ -190,51 +185,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Ray cluster with a token, started in the checkout: the environment of its users."""
-    environment = _environment(tmp_path_factory.mktemp("home")) | {"RAY_AUTH_MODE": "token"}
-    subprocess.run(["ray", "get-auth-token", "--generate"], env=environment, capture_output=True, check=True)
-    gcs, dashboard, client, agent = _free_ports(4)
-    # Unix sockets have short paths at most, so the folder cannot be one of pytest's.
-    temporary = Path(f"/tmp/rsrnet-head-{os.getpid()}")  # not the folder of the session's own cluster
-    command = [
-        "ray",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=2",
-        f"--temp-dir={temporary}",
-        f"--port={gcs}",
-    ]
-    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    with (checkout.parent / "head.log").open("w") as log:
-        head = subprocess.Popen(command, env=environment, cwd=checkout, stdout=log, stderr=log)
-        try:
-            _wait_for(dashboard, head)
-            yield environment | {"GCS": f"127.0.0.1:{gcs}", "API": f"http://127.0.0.1:{dashboard}"}
-        finally:
-            head.terminate()
-            head.wait(60)
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 90
-    while time.monotonic() < end and head.poll() is None:
-        with socket.socket() as trial:
-            if trial.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    pytest.fail("the Ray cluster of this test did not start")
+    environment = environment_of(tmp_path_factory.mktemp("home")) | {"RAY_AUTH_MODE": "token"}
+    with cluster_with_token(environment, "--node-ip-address=127.0.0.1", cwd=checkout) as users:
+        yield users
 
 
 SUBMIT = ("ray", "job", "submit", "--address", "$API")
@@ -280,7 +233,7 @@ def test_job_too_large_for_the_cluster_fails_with_what_it_has(
 def test_program_without_the_token_is_not_let_in(
     checkout: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    stranger = _environment(tmp_path) | {"RAY_ADDRESS": environment["GCS"]}
+    stranger = environment_of(tmp_path) | {"RAY_ADDRESS": environment["GCS"]}
     done = subprocess.run(JOB, env=stranger, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 2
     assert "does not let this program in" in done.stderr

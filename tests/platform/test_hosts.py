@@ -16,9 +16,11 @@ import psutil
 import pytest
 
 from rsrnet_platform.process_group import card_of, choose_card
-from tests.faults.processes import require_same_history
-from tests.hosts import Host, finish, hosts, why_not
+from tests.faults.processes import finish, require_same_history
+from tests.hosts import Host, hosts, why_not
 from tests.platform.conftest import MakeJob, MlflowServer, client_of
+
+pytestmark = pytest.mark.timeout(1200)  # the slow ones wait for several trainings
 
 EPOCHS = 4
 

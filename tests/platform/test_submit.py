@@ -1,18 +1,16 @@
-"""`rsrnet submit` on the session's cluster, and on one that asks for a token."""
+"""`rsrnet submit` on the session's cluster."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -440,130 +438,3 @@ def test_cluster_that_stays_away_is_given_up_with_what_to_do(
     assert "is not known from here" in shown
     assert "Follow it:" in shown
     assert f"No Ray cluster answers at http://127.0.0.1:{proxy.port}" in shown
-
-
-# A cluster that asks for a token.
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A cluster started as docs/clusters.md says: the environment of whoever started it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    home = tmp_path_factory.mktemp("home")
-    environment = kept | {
-        "HOME": str(home),
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    subprocess.run(["ray", "get-auth-token", "--generate"], env=environment, capture_output=True, check=True)
-    gcs, dashboard, client, agent = _free_ports(4)
-    temporary = Path(f"/tmp/rsrnet-submit-{os.getpid()}")  # short: Ray puts sockets into it
-    command = [
-        "ray",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=2",
-        f"--temp-dir={temporary}",
-        f"--port={gcs}",
-    ]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    with (home / "head.log").open("w") as log:
-        head = subprocess.Popen(command, env=environment | {"RAY_AUTH_MODE": "token"}, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 120
-            with socket.socket() as trial:
-                while trial.connect_ex(("127.0.0.1", dashboard)) and time.monotonic() < deadline:
-                    assert head.poll() is None, (home / "head.log").read_text()
-                    time.sleep(0.2)
-            yield environment | {"GCS": f"127.0.0.1:{gcs}", "API": f"http://127.0.0.1:{dashboard}"}
-        finally:
-            head.terminate()
-            head.wait(60)
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@pytest.fixture
-def rsrnet_submit(
-    secured: dict[str, str], train_file: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(**environment: str) -> subprocess.CompletedProcess[str]:
-        code = "from rsrnet_platform.cli import main; main()"
-        words = ["submit", str(train_file), "--address", secured["API"], "--set", "fit.epochs=1"]
-        return subprocess.run(
-            [sys.executable, "-c", code, *words], env=secured | environment, capture_output=True, text=True
-        )
-
-    return run
-
-
-@pytest.mark.slow
-def test_whoever_has_no_token_or_a_wrong_one_is_not_let_in(
-    secured: dict[str, str],
-    rsrnet_submit: Callable[..., subprocess.CompletedProcess[str]],
-    tmp_path: Path,
-) -> None:
-    home = str(tmp_path)
-    for environment, reason in (
-        ({}, "asks for an access token, and there is none here"),
-        ({"RAY_AUTH_MODE": "token"}, "asks for an access token, and there is none here"),
-        ({"RAY_AUTH_TOKEN": "wrong"}, "that of $RAY_AUTH_TOKEN is not the one of this cluster"),
-        (
-            {"RAY_AUTH_TOKEN": "x", "RAY_AUTH_MODE": "disabled"},
-            "keeps that of $RAY_AUTH_TOKEN from being sent",
-        ),
-    ):
-        done = rsrnet_submit(HOME=home, **environment)
-        assert done.returncode == 2, done.stderr
-        assert reason in done.stderr
-        assert "ray get-auth-token" in done.stderr
-        assert "Traceback" not in done.stderr
-    stranger = secured | {"HOME": home}
-    for environment in (stranger, stranger | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"}):
-        mark = tmp_path / "mark"
-        submitted = ["ray", "job", "submit", "--address", secured["API"], "--", "touch", str(mark)]
-        done = subprocess.run(submitted, env=environment, capture_output=True, text=True)
-        assert done.returncode != 0
-        assert "uthentication" in done.stdout + done.stderr
-        attached = f"import ray; ray.init('{secured['GCS']}'); print('IN', ray.nodes())"
-        done = subprocess.run(
-            [sys.executable, "-c", attached], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode != 0
-        assert "IN" not in done.stdout
-        assert not mark.exists()
-    # What everybody may ask tells nothing.
-    for path in ("/api/jobs/", "/nodes?view=summary", "/api/v0/tasks", "/logs"):
-        asked = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{secured['API']}{path}"]
-        assert subprocess.run(asked, capture_output=True, text=True).stdout == "401", path
-
-
-@pytest.mark.slow
-def test_token_of_the_home_folder_lets_in(
-    rsrnet_submit: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    done = rsrnet_submit()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 1/1 done" in done.stdout
-    assert (tmp_path / "runs/squares/state.json").is_file()
-
-
-@pytest.mark.slow
-def test_cluster_is_found_by_the_address_of_ray(secured: dict[str, str]) -> None:
-    code = "from rsrnet_platform.cluster import settle_environment as s; s()\n"
-    code += "from rsrnet_platform.job_api import find; print(find(None))"
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(
-        words, env=secured | {"RAY_ADDRESS": secured["GCS"]}, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == secured["API"], done.stderr
