@@ -8,6 +8,7 @@ side (``plain_training.py``) does nothing but train. Rounds alternate; the first
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,5 +38,13 @@ def measure(rounds: int = ROUNDS) -> list[Row]:
     ]
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    show(__file__, measure(parser.parse_args().rounds))
+
+
 if __name__ == "__main__":
-    show(__file__, measure())
+    main()

@@ -8,6 +8,7 @@ at best. Under torchrun, so that nothing but the engine is measured; rounds alte
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,5 +57,13 @@ def measure(rounds: int = ROUNDS) -> list[Row]:
     ]
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    show(__file__, measure(parser.parse_args().rounds))
+
+
 if __name__ == "__main__":
-    show(__file__, measure())
+    main()

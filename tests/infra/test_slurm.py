@@ -39,8 +39,9 @@ case $1 in
 esac
 """
 
-JOB_ID = str(os.getpid())  # so that each session of the tests has a folder of its own in /tmp
-PORTS = [20000 + os.getpid() % 3000 * 4 + nth for nth in range(4)]
+# Each session of the tests has a folder /tmp/rsrnet-ID of its own, which is not that of its Ray cluster.
+JOB_ID = str(10**7 + os.getpid())
+PORTS = [20000 + int(JOB_ID) % 3000 * 4 + nth for nth in range(4)]
 
 JOB = """
 kind: train
