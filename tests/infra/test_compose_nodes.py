@@ -40,6 +40,8 @@ class Service:
                 "HOME": str(host.folder),
                 "RAY_TMPDIR": str(host.folder),
                 "PATH": f"{BIN}:{os.environ['PATH']}",
+                # gRPC's own resolver asks a name server beside /etc/hosts. Containers have one, these hosts do not.
+                "GRPC_DNS_RESOLVER": "native",
             },
             **told,
         }
