@@ -80,6 +80,12 @@ class Shelf:
             file.write(data)
         return self._join(name)
 
+    def read(self, name: str) -> bytes:
+        """What a file holds."""
+        with self.filesystem.open_input_stream(self._join(name)) as file:
+            data: bytes = file.read()
+        return data
+
     def put_unusable_snapshot_aside(self) -> str | None:
         """Move Ray Train's memory of the checkpoints away if it would let no run of the name start.
 
@@ -91,9 +97,7 @@ class Shelf:
         """
         if not self.has(SNAPSHOT):
             return None
-        with self.filesystem.open_input_stream(self._join(SNAPSHOT)) as file:
-            data = file.read()
-        if _is_usable(data, self.checkpoints()):
+        if _is_usable(self.read(SNAPSHOT), self.checkpoints()):
             return None
         aside = self._join(f"damaged-{SNAPSHOT}")
         self.filesystem.move(self._join(SNAPSHOT), aside)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
 import ray.train.torch
+from pydantic import TypeAdapter
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from rsrnet.data.storage import open_storage
@@ -20,8 +20,8 @@ from rsrnet_platform.ray_host import RayHost
 from rsrnet_platform.ray_train import StopOnUserError, cause_of
 from rsrnet_platform.shelf import Shelf
 
-_FOUND = "profile.pickle"
-"""File in which the first worker leaves what it measured."""
+_FIGURES, _TRACE = "profile.json", "trace.json.gz"
+"""Files in which the first worker leaves what it measured."""
 
 
 def profile(job: spec.TrainJob, skipped: frozenset[str], steps: int, place: Cluster) -> tuple[Profile, bytes]:
@@ -56,9 +56,8 @@ def _profile(
     )
     try:
         trainer.fit()
-        with shelf.filesystem.open_input_stream(f"{shelf.path}/{name}/{_FOUND}") as file:
-            found: tuple[Profile, bytes] = pickle.loads(file.read())  # noqa: S301 - our own worker wrote it
-        return found
+        figures = shelf.read(f"{name}/{_FIGURES}")
+        return TypeAdapter(Profile).validate_json(figures), shelf.read(f"{name}/{_TRACE}")
     except TrainingFailedError as error:
         raise cause_of(error) from error
     finally:
@@ -68,6 +67,7 @@ def _profile(
 def _worker(config: dict[str, Any]) -> None:
     """Entry point of Ray Train's workers."""
     host = RayHost()
-    found = worker.profile(config["job"], config["skipped"], config["steps"], host)
+    found, trace = worker.profile(config["job"], config["skipped"], config["steps"], host)
     if host.rank == 0:
-        host.shelf.write(_FOUND, pickle.dumps(found))
+        host.shelf.write(_FIGURES, TypeAdapter(Profile).dump_json(found))
+        host.shelf.write(_TRACE, trace)
