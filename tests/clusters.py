@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -12,8 +13,23 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 BIN = Path(sys.executable).parent
+
+_HEAD = f"{0:056x}".replace("0", "f", 51)
+"""The head's name for an autoscaler whose machines are nodes on this one."""
+
+_HEAD_OF_AN_AUTOSCALER = {
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_CLOUD_INSTANCE_ID": _HEAD,
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD,
+    "RAY_enable_autoscaler_v2": "1",
+}
 
 
 def free_ports(count: int) -> list[int]:
@@ -31,15 +47,35 @@ def environment_of(home: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
+_NOTHING_TO_INSTALL: dict[str, Any] = {
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+}
+"""What an autoscaler must find in its file."""
+
+
 @contextmanager
 def cluster_with_token(
-    environment: Mapping[str, str], *options: str, cwd: Path | None = None
+    environment: Mapping[str, str],
+    *options: str,
+    cpus: int = 2,
+    groups: Mapping[str, Any] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[dict[str, str]]:
-    """Context: a cluster of 2 CPUs that asks for the token of a home folder, made anew.
+    """Context: a cluster that asks for the token of a home folder, made anew.
 
     Args:
         environment: of `environment_of`, with what the cluster is to have besides.
         options: of ``ray start``.
+        cpus: of its head.
+        groups: of machines that its autoscaler adds as they are needed, by their names, as
+            ``available_node_types`` of Ray's cluster files; None: it has no autoscaler.
         cwd: folder in which it is started.
 
     Yields:
@@ -51,22 +87,56 @@ def cluster_with_token(
     gcs, dashboard, client, agent = free_ports(4)
     # Unix sockets have short paths at most, so the folder cannot be one of pytest's.
     sessions = Path(tempfile.mkdtemp(prefix="rsrnet-", dir="/tmp"))
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={sessions}", f"--port={gcs}"]
+    command = ["ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={sessions}"]
+    command += [f"--port={gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", *options]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    started_with = given | {"RAY_AUTH_MODE": "token"}
+    if groups is not None:
+        file = Path(given["HOME"], "autoscaling.json")
+        file.write_text(json.dumps(_autoscaling(groups, gcs)))
+        command += ["--node-ip-address=127.0.0.1", f"--autoscaling-config={file}"]
+        started_with |= _HEAD_OF_AN_AUTOSCALER
     log = Path(given["HOME"], "head.log")
     with log.open("w") as out:
-        head = subprocess.Popen(
-            command, env=given | {"RAY_AUTH_MODE": "token"}, cwd=cwd, stdout=out, stderr=out
-        )
+        head = subprocess.Popen(command, env=started_with, cwd=cwd, stdout=out, stderr=out)
     try:
         _wait_for(dashboard, head, log)
         api = f"http://127.0.0.1:{dashboard}"
         yield given | {"GCS": f"127.0.0.1:{gcs}", "API": api, "SESSIONS": str(sessions)}
     finally:
+        # The machines of an autoscaler outlive its head for a minute.
+        processes = psutil.Process(head.pid).children(recursive=True)
         head.terminate()
         head.wait(60)
+        for process in psutil.wait_procs(processes, timeout=10)[1]:
+            process.kill()
         shutil.rmtree(sessions, ignore_errors=True)
+
+
+def _autoscaling(groups: Mapping[str, Any], port: int) -> dict[str, Any]:
+    """A file for Ray's autoscaler whose machines are further nodes on this one."""
+    return {
+        "cluster_name": "autoscaling",
+        "max_workers": sum(group["max_workers"] for group in groups.values()),
+        "idle_timeout_minutes": 10,
+        "auth": {},
+        **_NOTHING_TO_INSTALL,
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            **{name: {"node_config": {}, **group} for name, group in groups.items()},
+        },
+        "provider": {
+            # By the name of its class: what the provider's own name stands for is not in Ray's wheels.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": f"127.0.0.1:{port}",
+            "head_node_id": _HEAD,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+        },
+    }
 
 
 def _wait_for(port: int, head: subprocess.Popen[bytes], log: Path) -> None:

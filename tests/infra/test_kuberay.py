@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import shlex
 import shutil
@@ -18,7 +17,8 @@ import yaml
 from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 
 from rsrnet_platform import spec
-from rsrnet_platform.cluster.config import TrainClusterConfig
+from rsrnet_platform.cluster import Node, TrainClusterConfig, check_resources
+from rsrnet_platform.errors import UserError
 from tests.infra.files import SECRET, dotenv, load, manifests, pins, pod_templates
 from tests.infra.kuberay_schema import SCHEMAS
 
@@ -183,15 +183,20 @@ class TestThePage:
     def page(self, repository: Path) -> str:
         return (repository / "infra/kuberay/README.md").read_text(encoding="utf-8")
 
-    def test_its_command_for_a_gpu_node_changes_the_pool_of_gpus(self, repository: Path, page: str) -> None:
-        (patch,) = re.findall(r"--patch='(.*)'", page)
-        (changed,) = json.loads(patch)
+    def test_its_job_for_the_pool_of_gpus_finds_room_once_the_pool_has_grown(
+        self, repository: Path, page: str
+    ) -> None:
+        (options,) = re.findall(r"submit jobs/train.yaml .*\\\n +(.*accelerator=gpu.*)", page)
+        job = spec.load(repository / "jobs/train.yaml", re.findall(r"--set (\S+)", options))
         (cluster,) = objects(repository, "RayCluster")
-        spec_, groups, index, field = changed["path"].lstrip("/").split("/")
-        pool = cluster[spec_][groups][int(index)]
+        (pool,) = (each for each in cluster["spec"]["workerGroupSpecs"] if each["groupName"] == "gpu")
+        limits = pool["template"]["spec"]["containers"][0]["resources"]["limits"]
+        node = Node(int(limits["cpu"]), int(limits["nvidia.com/gpu"]))
 
-        assert (changed["op"], pool["groupName"]) == ("replace", "gpu")
-        assert pool[field] < changed["value"] <= pool["maxReplicas"]
+        check_resources(job.cluster, (node,) * pool["maxReplicas"], "the pool")
+        assert job.cluster.patience > 0
+        with pytest.raises(UserError, match="has none"):
+            check_resources(job.cluster, (node,) * pool["minReplicas"], "the pool")
 
     @pytest.mark.parametrize("kind", ["cpu", "gpu"])
     def test_its_command_sets_every_image_of_a_job(self, repository: Path, page: str, kind: str) -> None:

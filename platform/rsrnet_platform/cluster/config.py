@@ -75,6 +75,10 @@ class WorkersConfig:
     max_failures: int = 3
     """Restarts from the newest checkpoint before a failing job is given up; -1: without end."""
 
+    patience: float = 0
+    """Seconds to wait at the start for machines that the cluster adds, or that still start; 0: a job without room is
+    refused at once."""
+
     def __post_init__(self) -> None:
         require(
             self,
@@ -89,6 +93,7 @@ class WorkersConfig:
                 "host:port, local or null (a job goes to a http:// address with `rsrnet submit`)",
             ),
             max_failures=(self.max_failures >= -1, "a whole number, at least -1"),
+            patience=(self.patience >= 0, "a number of seconds, at least 0"),
         )
         wrong = [*_wrong_resources(self.resources), *_wrong_labels(self.labels)]
         if self.workers == 0:

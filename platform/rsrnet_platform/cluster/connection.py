@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import rsrnet
 import rsrnet_platform
 from rsrnet_platform.cluster.config import WorkersConfig, host_and_port
 from rsrnet_platform.cluster.place import Cluster, Node, Share, find_room, needs_gpu
+from rsrnet_platform.cluster.waiting import wait_for_room
 from rsrnet_platform.errors import UserError
 
 _SETTINGS = {
@@ -92,14 +94,14 @@ def _keeping_the_answer_to_sigterm() -> Iterator[None]:
 
 
 def foresee(config: WorkersConfig) -> Cluster:
-    """Where a job would compute; :func:`connect` without starting anything.
+    """Where a job would compute; :func:`connect` without starting anything or waiting for anything.
 
     Raises:
         UserError: as :func:`connect`.
     """
     settle_environment()
     if config.workers == 0 or _find(config) is not None:
-        with connect(config) as cluster:
+        with connect(replace(config, patience=0)) as cluster:
             return cluster
     return _here(config)
 
@@ -253,8 +255,13 @@ def this_process(config: WorkersConfig) -> Cluster:
 
 
 def _cluster(ray: Any, config: WorkersConfig, *, started: bool) -> Cluster:
-    nodes = tuple(_node(each) for each in ray.nodes() if each["Alive"])
-    return find_room(config, ray.get_runtime_context().gcs_address, started, nodes)
+    def nodes() -> tuple[Node, ...]:
+        return tuple(_node(each) for each in ray.nodes() if each["Alive"])
+
+    address = ray.get_runtime_context().gcs_address
+    if not started:
+        wait_for_room(config, nodes, address)
+    return find_room(config, address, started, nodes())
 
 
 def _node(found: dict[str, Any]) -> Node:

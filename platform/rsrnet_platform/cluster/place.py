@@ -83,7 +83,7 @@ class Cluster:
         """The place, in words."""
         if self.address is None:
             return "this process"
-        return "a Ray cluster started for this job" if self.started else f"the Ray cluster at {self.address}"
+        return "a Ray cluster started for this job" if self.started else running_at(self.address)
 
     def groups(self, workers: int) -> int:
         """How many groups of so many workers fit at once, placed as the job says."""
@@ -134,7 +134,7 @@ def find_room(config: WorkersConfig, address: str, started: bool, nodes: tuple[N
     Raises:
         UserError: as :func:`check_resources`.
     """
-    share = check_resources(config, nodes, "this machine" if started else f"the Ray cluster at {address}")
+    share = check_resources(config, nodes, "this machine" if started else running_at(address))
     elastic = config.workers if isinstance(config.workers, WorkerRange) else None
     if elastic:
         workers = min(elastic.max, sum(map(share.room, nodes)))
@@ -142,7 +142,7 @@ def find_room(config: WorkersConfig, address: str, started: bool, nodes: tuple[N
         workers = _pool_room(nodes, share)
     else:
         workers = config.most_workers
-    return Cluster(address, started, nodes, workers, share, elastic, _placement(config))
+    return Cluster(address, started, nodes, workers, share, elastic, placement_of(config))
 
 
 def check_resources(config: WorkersConfig, nodes: tuple[Node, ...], where: str) -> Share:
@@ -162,7 +162,7 @@ def check_resources(config: WorkersConfig, nodes: tuple[Node, ...], where: str) 
     use_gpu = needs_gpu(config, nodes, where)
     share = Share(config.cpus_per_worker, use_gpu, config.resources, config.labels)
     rooms = [share.room(node) for node in nodes]
-    placement = _placement(config)
+    placement = placement_of(config)
     room = {"strict_pack": max(rooms, default=0), "strict_spread": sum(map(bool, rooms))}.get(
         placement, sum(rooms)
     )
@@ -213,12 +213,18 @@ def needs_gpu(config: WorkersConfig, nodes: tuple[Node, ...], where: str) -> boo
     return available and config.accelerator != "cpu"
 
 
+def running_at(address: str) -> str:
+    """A cluster that is not the job's own, in words."""
+    return f"the Ray cluster at {address}"
+
+
 def count(number: int, noun: str) -> str:
     """A number of things, in words."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _placement(config: WorkersConfig) -> str:
+def placement_of(config: WorkersConfig) -> str:
+    """How the workers of a group lie on the nodes."""
     return config.placement if isinstance(config, GroupConfig) else "pack"
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 
 from rsrnet_platform.cluster import PoolConfig, WorkersConfig, connect, foresee
 from rsrnet_platform.doctor import versions
 from rsrnet_platform.doctor.finding import Finding
+from rsrnet_platform.errors import UserError
 from rsrnet_platform.reach import ask_nodes
+from rsrnet_platform.terminal import duration
 
 
 def attached() -> bool:
@@ -47,8 +50,17 @@ def find(config: WorkersConfig, connection: ExitStack) -> Iterator[Finding]:
 
 def room(config: WorkersConfig) -> Iterator[Finding]:
     """Whether all workers of the job fit at once; what others use of the cluster now comes free."""
-    with connect(config) if attached() else nullcontext(foresee(config)) as place:
-        yield Finding("room for the job", "ok", f"computes with {place}")
+    name, at_once = "room for the job", replace(config, patience=0)
+    try:
+        with connect(at_once) if attached() else nullcontext(foresee(config)) as place:
+            found = Finding(name, "ok", f"computes with {place}")
+    except UserError as error:
+        if not config.patience:
+            raise
+        missing = str(error).partition("\n")[0]
+        remedy = f"The job waits {duration(config.patience)} for machines that join (cluster.patience)"
+        found = Finding(name, "warning", missing, remedy)
+    yield found
 
 
 def alike() -> Iterator[Finding]:
