@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsrnet.model.lean import convolve_joined, norm_relu_conv
+from rsrnet.model.double_conv import double_conv
+from rsrnet.model.lean import convolve_joined
 
 FEW_PIXELS = 1000
 """Up to so many pixels of a batch, the 4x4 kernel of :func:`enlarging_conv` costs more than it saves."""
@@ -57,8 +58,8 @@ class UpBlock(nn.Module):
         conv, relu = self.reduce
         x = relu(enlarging_conv(x, conv))
         first, norm, _, second, last_norm, last_relu = self.fuse
-        x = convolve_joined([x, *(skip.to(x.dtype) for skip in skips)], first)
-        return last_relu(last_norm(norm_relu_conv(x, norm, second)))
+        parts = [x, *(skip.to(x.dtype) for skip in skips)]
+        return last_relu(double_conv(parts, first, norm, second, last_norm))
 
 
 class Decoder(nn.Module):

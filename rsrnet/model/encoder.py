@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsrnet.model.lean import norm_relu_conv
+from rsrnet.model.double_conv import conv_norm, double_conv
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Residual blocks in stages 1 to 4, by depth (He et al., 2016)."""
@@ -59,8 +59,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, channels, H / stride, W / stride)."""
-        out = self.bn2(norm_relu_conv(self.conv1(x), self.bn1, self.conv2))
-        return self.relu(out + self.downsample(x))
+        out = double_conv([x], self.conv1, self.bn1, self.conv2, self.bn2)
+        shortcut = conv_norm(x, *self.downsample) if isinstance(self.downsample, nn.Sequential) else x
+        return self.relu(out.add_(shortcut))
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
@@ -90,7 +91,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W) to the five feature maps, finest first."""
         features = []
-        x = self.stem(x)
+        conv, norm, relu = self.stem
+        x = relu(conv_norm(x, conv, norm))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
             x = stage(x)
             features.append(x)

@@ -28,7 +28,7 @@ def convolve_joined(parts: list[Tensor], convolution: Callable[[Tensor], Tensor]
         convolution: what reads the concatenation; it must not change it in place.
     """
     joined = torch.cat(parts, dim=1)
-    if not _worth_it():
+    if not keeps_for_backward():
         return convolution(joined)
     address, shape = joined.data_ptr(), joined.shape
     versions = [part._version for part in parts]
@@ -48,7 +48,7 @@ def convolve_joined(parts: list[Tensor], convolution: Callable[[Tensor], Tensor]
 
 
 def norm_relu_conv(x: Tensor, norm: Any, conv: Any) -> Tensor:
-    """``conv(relu(norm(x)))`` that keeps x alone; ``conv`` is 3x3 with padding 1 and without bias.
+    """``conv(relu(norm(x)))`` for training, which keeps x alone; ``conv`` is 3x3 with padding 1 and without bias.
 
     Args:
         x: (B, C, H, W).
@@ -58,15 +58,13 @@ def norm_relu_conv(x: Tensor, norm: Any, conv: Any) -> Tensor:
     Returns:
         (B, C', H, W).
     """
-    if not _worth_it():
-        return conv(F.relu(norm(x), inplace=True))
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return _NormReluConv.apply(x, norm.weight, norm.bias, conv.weight.to(x.dtype), norm)
 
 
-def _worth_it() -> bool:
-    """Not where nothing is kept for a backward pass, and not for a compiler, which finds out by itself."""
+def keeps_for_backward() -> bool:
+    """Whether anything is kept for a backward pass, and not by a compiler, which finds out by itself what to keep."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling() and not _all_is_made_again.get()
 
 
@@ -74,7 +72,7 @@ def made_again(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, of whose inside nothing is kept: the backward pass calls it again (activation checkpointing)."""
 
     def checkpointed(*arguments: Any) -> Any:
-        if not _worth_it():
+        if not keeps_for_backward():
             return function(*arguments)
         return checkpoint(_plainly, function, *arguments, use_reentrant=False, preserve_rng_state=False)
 

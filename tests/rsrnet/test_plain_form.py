@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from rsrnet.losses import RSRNetLoss
 from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.decoder import FEW_PIXELS, enlarging_conv
+from rsrnet.model.double_conv import conv_norm
 from rsrnet.model.encoder import SparseConv
 from rsrnet.model.lean import convolve_joined, norm_relu_conv
 from rsrnet.model.network import RSRNet
@@ -148,6 +149,29 @@ def test_norm_relu_conv_is_the_three_in_a_row(training: bool) -> None:
         torch.testing.assert_close(one, other)
     for one, other in zip(norms[0].buffers(), norms[1].buffers(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("side", [4, 40])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_norm_is_part_of_the_convolution_in_evaluation(side: int, stride: int) -> None:
+    """Below and above the size from which on it is worth it."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 5, 3, stride, padding=1, bias=False).double()
+    norm = nn.BatchNorm2d(5).double().eval()
+    norm.weight.data = torch.linspace(-1, 2, 5).double()
+    norm.bias.data = torch.linspace(0.5, -0.5, 5).double()
+    norm.running_mean, norm.running_var = (
+        torch.linspace(-1, 1, 5).double(),
+        torch.linspace(0.2, 3, 5).double(),
+    )
+    x = torch.randn(2, 6, side, side + 2, dtype=torch.float64)
+    plain = norm(conv(x))
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as recorded:
+        found = conv_norm(x, conv, norm)
+    torch.testing.assert_close(found, plain)
+    normalised = any("batch_norm" in event.key for event in recorded.key_averages())
+    assert normalised == (side == 4)
+    torch.testing.assert_close(conv_norm(x, conv, norm.train()), norm(conv(x)))
 
 
 def test_joined_convolution_is_that_of_the_concatenation_and_keeps_no_copy() -> None:

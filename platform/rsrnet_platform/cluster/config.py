@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ class WorkersConfig:
                 "host:port, local or null (a job goes to a http:// address with `rsrnet submit`)",
             ),
             max_failures=(self.max_failures >= -1, "a whole number, at least -1"),
-            patience=(self.patience >= 0, "a number of seconds, at least 0"),
+            patience=(0 <= self.patience < math.inf, "a number of seconds, at least 0"),
         )
         wrong = [*_wrong_resources(self.resources), *_wrong_labels(self.labels)]
         if self.workers == 0:
