@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rsrnet.model.double_conv import double_conv
 from rsrnet.model.lean import convolve_joined
+from rsrnet.model.pixelwise import PixelConv
 
 FEW_PIXELS = 1000
 """Up to so many pixels of a batch, the 4x4 kernel of :func:`enlarging_conv` costs more than it saves."""
@@ -72,7 +73,7 @@ class Decoder(nn.Module):
         self.up3 = UpBlock(c4, c3, c3)
         self.up2 = UpBlock(c3, c2, c2)
         self.up1 = UpBlock(c2, c1, c1)
-        self.mask = nn.Conv2d(c1, 1, 1)
+        self.mask = PixelConv(c1, 1)
 
     def forward(self, features: Sequence[Tensor], guidance: Tensor | None) -> tuple[Tensor, Tensor]:
         """Decode the five feature maps of the encoder.
@@ -101,7 +102,7 @@ class AdaptiveCombination(nn.Module):
         self.gate = nn.Sequential(
             nn.Conv2d(channels + 2, channels, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, 1, 1),
+            PixelConv(channels, 1),
         )
 
     def forward(self, features: Tensor, m_dec: Tensor, m_rsr: Tensor) -> Tensor:

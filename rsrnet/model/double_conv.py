@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsrnet.model.lean import convolve_joined, keeps_for_backward, norm_relu_conv
+from rsrnet.model.lean import convolve_joined, join, keeps_for_backward, norm_relu_conv
 
 
 def double_conv(parts: list[Tensor], first: Any, norm: Any, second: Any, last_norm: Any) -> Tensor:
-    """``last_norm(second(relu(norm(first(torch.cat(parts, dim=1))))))``.
+    """``last_norm(second(relu(norm(first(join(parts))))))``.
 
     Training keeps less of it for the backward pass (:mod:`rsrnet.model.lean`), evaluation takes fewer passes over
     the maps (:func:`conv_norm`).
@@ -27,7 +27,7 @@ def double_conv(parts: list[Tensor], first: Any, norm: Any, second: Any, last_no
     if keeps_for_backward():
         x = convolve_joined(parts, first) if len(parts) > 1 else first(*parts)
         return last_norm(norm_relu_conv(x, norm, second))
-    x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+    x = join(parts) if len(parts) > 1 else parts[0]
     return conv_norm(F.relu(conv_norm(x, first, norm), inplace=True), second, last_norm)
 
 

@@ -16,25 +16,13 @@ from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsrnet.model.double_conv import conv_norm, double_conv
+from rsrnet.model.pixelwise import PixelConv
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Residual blocks in stages 1 to 4, by depth (He et al., 2016)."""
-
-
-class SparseConv(nn.Conv2d):
-    """A 1x1 convolution with stride that picks the pixels first.
-
-    With channels-last maps, the backward pass of oneDNN's own (3.13, in torch 2.15) writes beyond its memory.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
-        down, across = self.stride
-        return F.conv2d(x[..., ::down, ::across], self.weight, self.bias)
 
 
 class BasicBlock(nn.Module):
@@ -54,7 +42,7 @@ class BasicBlock(nn.Module):
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.downsample = nn.Sequential(
-                SparseConv(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                PixelConv(in_channels, channels, stride=stride, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,14 +20,26 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 
+def join(parts: list[Tensor]) -> Tensor:
+    """``torch.cat(parts, dim=1)``, which lies channels last if the maps among them do.
+
+    PyTorch takes a map of a single channel, which lies both ways, for one that does not.
+    """
+    if any(each.is_contiguous(memory_format=torch.channels_last) and each.shape[1] > 1 for each in parts):
+        parts = [
+            each.squeeze(1).unsqueeze(3).permute(0, 3, 1, 2) if each.shape[1] == 1 else each for each in parts
+        ]
+    return torch.cat(parts, dim=1)
+
+
 def convolve_joined(parts: list[Tensor], convolution: Callable[[Tensor], Tensor]) -> Tensor:
-    """``convolution(torch.cat(parts, dim=1))`` that does not keep the concatenation.
+    """``convolution(join(parts))`` that does not keep the concatenation.
 
     Args:
         parts: maps (B, *, H, W), which something else keeps; they must not change before the backward pass.
         convolution: what reads the concatenation; it must not change it in place.
     """
-    joined = torch.cat(parts, dim=1)
+    joined = join(parts)
     if not keeps_for_backward():
         return convolution(joined)
     address, shape = joined.data_ptr(), joined.shape
@@ -41,7 +53,7 @@ def convolve_joined(parts: list[Tensor], convolution: Callable[[Tensor], Tensor]
             return kept
         if [part._version for part in parts] != versions:
             raise RuntimeError("a map that was convolved has been changed in place since")
-        return torch.cat(parts, dim=1)
+        return join(parts)
 
     with saved_tensors_hooks(pack, unpack):
         return convolution(joined)
@@ -122,7 +134,9 @@ class _NormReluConv(torch.autograd.Function):
         of_rectified, of_weight, _ = torch.ops.aten.convolution_backward(
             gradient, rectified, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
         )
-        of_normalised = of_rectified.mul_(rectified > 0)
+        of_normalised = torch.ops.aten.threshold_backward.grad_input(
+            of_rectified, rectified, 0, grad_input=of_rectified
+        )
         kept = (mean, inverse) if ctx.training else (None, None)
         running = (None, None) if ctx.training else (mean, spread)
         of_x, of_scale, of_shift = torch.ops.aten.native_batch_norm_backward(

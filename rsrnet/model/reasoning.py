@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsrnet.model.config import RSRNetConfig
-from rsrnet.model.lean import convolve_joined, made_again
+from rsrnet.model.lean import convolve_joined, join, made_again
+from rsrnet.model.pixelwise import PixelConv
 from rsrnet.model.recurrence import Reasoned, State, unroll
 
 STRIDE = 8
@@ -41,7 +42,7 @@ def feature_head(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(out_channels, out_channels, 1),
+        PixelConv(out_channels, out_channels),
     )
 
 
@@ -148,7 +149,7 @@ class ConvGRU(nn.Module):
         of_gates, of_candidate = unchanging.split([2 * channels, channels], dim=1)
         gates = of_gates + convolve_joined([hidden, x], partial(F.conv2d, weight=weights[0], padding=1))
         z, r = torch.sigmoid(gates).chunk(2, dim=1)
-        candidate = of_candidate + F.conv2d(torch.cat([r * hidden, x], dim=1), weights[1], padding=1)
+        candidate = of_candidate + F.conv2d(join([r * hidden, x]), weights[1], padding=1)
         return torch.lerp(hidden, torch.tanh(candidate), z)
 
 
@@ -165,7 +166,7 @@ class ConvexUpsampling(nn.Module):
         self.weights = nn.Sequential(
             nn.Conv2d(hidden_channels, channels, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, 9 * STRIDE**2, 1),
+            PixelConv(channels, 9 * STRIDE**2),
         )
 
     def forward(self, mask: Tensor, hidden: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ class Reasoning(nn.Module):
         input_channels = config.width * (2 if self.scales else 1) + channels + 1
         if config.reasoning == "gru":
             self.update: ConvGRU | None = ConvGRU(hidden_channels, input_channels - channels, channels)
-            self.initial = nn.Conv2d(channels, hidden_channels, 1) if not self.zero_start else None
+            self.initial = PixelConv(channels, hidden_channels) if not self.zero_start else None
         else:
             # Without GRU: two convolutions, those of the residual, make the mask of X^k itself.
             hidden_channels = input_channels
@@ -216,7 +217,7 @@ class Reasoning(nn.Module):
         self.residual = nn.Sequential(
             nn.Conv2d(hidden_channels, channels, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, 1, 1),
+            PixelConv(channels, 1),
         )
         self.upsample = ConvexUpsampling(hidden_channels, channels) if config.upsampling == "convex" else None
 
@@ -265,9 +266,9 @@ class Reasoning(nn.Module):
             inputs.append(self.similarity_conv(similarity_map(state.directions, prototype)))
         mask = state.mask.to(inputs[0].dtype)
         if self.update is not None and weights is not None:
-            hidden = self.update(state.hidden, torch.cat([*inputs, mask], dim=1), state.context, weights)
+            hidden = self.update(state.hidden, join([*inputs, mask]), state.context, weights)
         else:
-            hidden = torch.cat([*inputs, state.context, mask], dim=1)
+            hidden = join([*inputs, state.context, mask])
         logits = state.logits + self.residual(hidden).float()
         return state._replace(mask=torch.sigmoid(logits), hidden=hidden, logits=logits)
 

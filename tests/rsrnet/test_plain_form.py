@@ -16,9 +16,9 @@ from rsrnet.losses import RSRNetLoss
 from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.decoder import FEW_PIXELS, enlarging_conv
 from rsrnet.model.double_conv import conv_norm
-from rsrnet.model.encoder import SparseConv
-from rsrnet.model.lean import convolve_joined, norm_relu_conv
+from rsrnet.model.lean import convolve_joined, join, norm_relu_conv
 from rsrnet.model.network import RSRNet
+from rsrnet.model.pixelwise import PixelConv
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from plain_rsrnet import PlainRSRNet, plain_loss
@@ -187,11 +187,23 @@ def test_joined_convolution_is_that_of_the_concatenation_and_keeps_no_copy() -> 
     assert spared == 2 * 7 * 16 * 16 * 4
 
 
-def test_pixels_picked_first_are_a_convolution_with_stride() -> None:
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pixelwise_convolution_is_a_convolution(stride: int, memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
-    sparse = SparseConv(6, 5, 1, 2, bias=False)
-    x = torch.randn(2, 6, 9, 12, requires_grad=True)
-    found = value_and_gradients(sparse(x), [x, sparse.weight])
-    plain = value_and_gradients(F.conv2d(x, sparse.weight, stride=2), [x, sparse.weight])
+    pixelwise = PixelConv(6, 5, stride=stride)
+    x = torch.randn(2, 6, 9, 12).contiguous(memory_format=memory_format).requires_grad_()
+    inputs = [x, pixelwise.weight, pixelwise.bias]
+    found = value_and_gradients(pixelwise(x), inputs)
+    plain = value_and_gradients(F.conv2d(x, pixelwise.weight, pixelwise.bias, stride=stride), inputs)
     for one, other in zip(found, plain, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_joined_maps_lie_as_their_parts(memory_format: torch.memory_format) -> None:
+    parts = [torch.randn(2, channels, 5, 6).contiguous(memory_format=memory_format) for channels in (3, 4)]
+    parts.insert(1, torch.randn(2, 1, 5, 6))
+    joined = join(parts)
+    torch.testing.assert_close(joined, torch.cat(parts, dim=1), rtol=0, atol=0)
+    assert joined.is_contiguous(memory_format=memory_format)
