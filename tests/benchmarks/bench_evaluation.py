@@ -5,12 +5,10 @@ python tests/benchmarks/bench_evaluation.py --batch 8
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from bench_training_step import AGAINST, _wait, default_device
+from bench_training_step import AGAINST, _wait, default_device, main
 from plain_rsrnet import PlainRSRNet
-from table import Row, compare, interleaved, markdown_rows
+from table import Row, compare, interleaved
 
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.network import RSRNet
@@ -65,20 +63,5 @@ def measure(
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--device", default=default_device())
-    args = parser.parse_args()
-    config = RSRNetConfig(width=args.width)
-    print(markdown_rows(measure(args.batch, args.size, args.rounds, args.threads, config, args.device)))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure, rounds=5)

@@ -8,15 +8,13 @@ side (``plain_training.py``) does nothing but train. Rounds alternate; the first
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from side_by_side import Case, pace, show
+from side_by_side import ROUNDS, Case, main, pace
 from table import Row, summary
 
 WORKERS = 2
-ROUNDS = 3
 
 
 def measure(rounds: int = ROUNDS) -> list[Row]:
@@ -38,13 +36,5 @@ def measure(rounds: int = ROUNDS) -> list[Row]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    show(__file__, measure(parser.parse_args().rounds))
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, measure)

@@ -8,15 +8,12 @@ at best. Under torchrun, so that nothing but the engine is measured; rounds alte
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from side_by_side import Case, pace, show
+from side_by_side import ROUNDS, Case, main, pace
 from table import Row, summary
-
-ROUNDS = 3
 
 
 def measure(rounds: int = ROUNDS) -> list[Row]:
@@ -57,13 +54,5 @@ def measure(rounds: int = ROUNDS) -> list[Row]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    show(__file__, measure(parser.parse_args().rounds))
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, measure)

@@ -121,20 +121,21 @@ def measure(
     return rows
 
 
-def main() -> None:
+def main(description: str | None, measured: Callable[..., list[Row]], rounds: int) -> None:
+    """The command line of what is measured of the whole network."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--device", default=default_device())
     args = parser.parse_args()
     config = RSRNetConfig(width=args.width)
-    print(markdown_rows(measure(args.batch, args.size, args.rounds, args.threads, config, args.device)))
+    print(markdown_rows(measured(args.batch, args.size, args.rounds, args.threads, config, args.device)))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure, rounds=3)

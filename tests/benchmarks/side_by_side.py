@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from table import Row, markdown
+
+ROUNDS = 3
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -99,8 +102,13 @@ tracking: {{uri: {self.folder / "mlflow.db"}, model: null}}
         return kept | {"OMP_NUM_THREADS": "1"}
 
 
-def show(script: str, rows: Sequence[Row]) -> None:
-    """Print a benchmark's rows as README.md shows them."""
+def main(script: str, description: str | None, measure: Callable[[int], list[Row]]) -> None:
+    """The command line of a benchmark: its rows are printed as README.md shows them."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rows = measure(parser.parse_args().rounds)
     print(markdown({Path(script).name: {"rows": [asdict(row) for row in rows]}}))
 
 

@@ -108,6 +108,14 @@ def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
         train.run(job, fresh=False)
 
 
+def newest_on_ray(attempt: Path) -> Path:
+    """The checkpoint that Ray Train would go on from; not the newest folder, which may be half written."""
+    listed = (attempt / SNAPSHOT).read_text()
+    if not listed:  # it was killed while it wrote the list
+        return sorted(attempt.glob("checkpoint_*"))[-2]
+    return attempt / json.loads(listed)["latest_checkpoint_result"]["checkpoint_dir_name"]
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["bit flipped", "its list truncated", "deleted"])
@@ -122,11 +130,7 @@ def test_damage_on_ray_costs_an_epoch_not_the_run(
     first.kill()
     finish(first)
     require_no_orphans()
-    # Not the newest folder: it may be half written, and is not gone on from anyway.
-    newest = (
-        attempt
-        / json.loads((attempt / SNAPSHOT).read_text())["latest_checkpoint_result"]["checkpoint_dir_name"]
-    )
+    newest = newest_on_ray(attempt)
     if damage == "deleted":
         shutil.rmtree(newest)
     elif damage == "its list truncated":
