@@ -44,7 +44,7 @@ demo: setup ## train on the sample photographs, register the model, predict, and
 	@.venv/bin/rsrnet demo
 
 test: lint ## check the style and the types, run the tests (at most 20 minutes on 2 cores)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow"
 
 test-slow: setup ## run the tests that take minutes each
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow

@@ -25,6 +25,7 @@ EPOCHS = 8
 SETTINGS = {"cluster__workers": 2, "fit__epochs": EPOCHS}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_worker_costs_no_epoch(ray_cluster, make_job, undisturbed, record_property) -> None:
     """It goes on from the newest checkpoint, every epoch counted once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_an_unknown_benchmark_is_refused_with_those_there_are() -> None:
 def test_every_benchmark_of_the_table_explains_itself(script: Path) -> None:
     text = script.read_text()
     assert text.startswith('"""')
-    assert "argparse" in text
+    assert re.search(r"^import argparse|^from (side_by_side|bench_\w+) import .*\bmain\b", text, re.MULTILINE)
     assert f"python tests/benchmarks/{script.name}" in text
 
 

@@ -286,6 +286,7 @@ def test_more_repeats_and_rows_continue_an_ablation(
         run(load(path, "rows=[full]"))
 
 
+@pytest.mark.slow
 def test_models_of_trainings_with_workers_of_their_own_are_kept(
     ray_cluster, squares_of_six_photographs, tmp_path
 ) -> None:
@@ -405,6 +406,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_goes_on_where_it_was(started, tmp_path, ablated: Ablated) -> None:
     changes = (
         "cluster.address=local",

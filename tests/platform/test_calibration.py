@@ -39,6 +39,7 @@ def test_the_registered_model_has_the_threshold_that_separates_best(make_job, sq
     assert np.mean(verdicts) == found.true_positive_rate
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_on_a_cluster_find_the_same(ray_cluster, make_job, tmp_path) -> None:
     alone, together = make_job(), make_job(name="ray", cluster__workers="1", tracking__model="ray")

@@ -117,6 +117,7 @@ def test_an_image_with_windows_is_a_batch_of_its_own(window, model, images, tmp_
     assert sorted(seen) == ([1] * 5 if window else [5])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_cluster_gives_the_same(ray_cluster, model, images, tmp_path) -> None:
     predict.run(job(model, images, tmp_path / "out", cluster={"workers": 2}, batch_size=2), fresh=False)

@@ -117,6 +117,7 @@ def test_refused_job_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_training_at_a_uri_is_known_wherever_it_is_started_again(
     make_job: MakeJob, ray_cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

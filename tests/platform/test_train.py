@@ -240,6 +240,7 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(
     assert not list(tmp_path.rglob("attempt-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_runs_on_ray_give_the_same_losses(ray_cluster, make_job, history) -> None:
     losses = []

@@ -300,6 +300,7 @@ def test_what_a_kill_left_open_is_closed(ray_cluster, tune_file) -> None:
     assert "RUNNING" not in states
 
 
+@pytest.mark.slow
 def test_images_that_vanish_stop_the_search_and_it_goes_on_when_they_are_back(
     squares_of_six_photographs, tune_file, tmp_path
 ) -> None:
@@ -407,6 +408,7 @@ def test_a_killed_search_goes_on_where_it_was(tune_file, tmp_path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(ray_cluster, tune_file, tmp_path) -> None:
     job = load(tune_file, "fit.epochs=6", "space={fit.lr: {grid: [1e-2]}}", "search.concurrent=1")
     process = start(
@@ -444,6 +446,7 @@ def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(ray_cluster, tun
     assert runs(job)[1][0].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_two_searches_share_a_store(tune_file, tmp_path) -> None:
     changes = ("cluster.address=local", "space={fit.lr: {grid: [1e-2, 1e-3]}}", "search.concurrent=1")
     names = ("one", "two")
@@ -459,6 +462,7 @@ def test_two_searches_share_a_store(tune_file, tmp_path) -> None:
         assert {child.info.run_name for child in children.values()} == {f"{name}-{i:04d}" for i in range(3)}
 
 
+@pytest.mark.slow
 def test_trials_with_workers_of_their_own_free_them_when_given_up(tune_file, tmp_path) -> None:
     """On a cluster with room for one trial: the next one starts only when the last has freed everything."""
     changes = (

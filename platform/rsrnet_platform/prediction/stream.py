@@ -125,10 +125,13 @@ def _on_ray(
     import ray
     import ray.data
 
+    from rsrnet_platform.prediction.dead_workers import WatchWorkers, WorkersGoneError
+
     # Progress is shown here, and failures are raised.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     data: Any = ray.data.from_items([_packed(batch) for batch in wave], override_num_blocks=len(wave))
     data.context.enable_progress_bars = False
+    data.context.custom_execution_callback_classes = [WatchWorkers]
     options = data.context.execution_options
     memory = max(LEAST_MEMORY, AHEAD * (place.workers + 1) * _bytes_of(wave[0], settings))
     options.resource_limits = options.resource_limits.copy(object_store_memory=memory)
@@ -155,7 +158,7 @@ def _on_ray(
             if isinstance(result, Exception):
                 raise result
             yield result
-    except (ray.exceptions.ActorDiedError, ray.exceptions.WorkerCrashedError) as error:
+    except (ray.exceptions.ActorDiedError, ray.exceptions.WorkerCrashedError, WorkersGoneError) as error:
         raise UserError(
             f"A worker died more than {max_failures} times (cluster.max_failures): {str(error).strip()}\n"
             "  If the machine was out of memory, lower batch_size or cluster.workers. What was done stays; the job "
