@@ -76,7 +76,7 @@ class WorkersConfig:
     max_failures: int = 3
     """Restarts from the newest checkpoint before a failing job is given up; -1: without end."""
 
-    patience: float = 0
+    patience: float = 0.0
     """Seconds to wait at the start for machines that the cluster adds, or that still start; 0: a job without room is
     refused at once."""
 
