@@ -82,6 +82,16 @@ def test_every_benchmark_of_the_table_explains_itself(script: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("bench_*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_can_be_asked_what_it_does(script: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.startswith("usage: ")
+    assert f"python tests/benchmarks/{script.name}" in " ".join(shown.split())
+
+
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_a_processor() -> None:
     command = [sys.executable, BENCHMARKS / "bench_gpu.py", "--device", "cpu", "--tiny", "--steps", "4"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
