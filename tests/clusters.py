@@ -19,7 +19,7 @@ import psutil
 
 BIN = Path(sys.executable).parent
 
-_HEAD = f"{0:056x}".replace("0", "f", 51)
+_HEAD = "f" * 51 + "0" * 5
 """The head's name for an autoscaler whose machines are nodes on this one."""
 
 _HEAD_OF_AN_AUTOSCALER = {
@@ -106,7 +106,7 @@ def cluster_with_token(
         yield given | {"GCS": f"127.0.0.1:{gcs}", "API": api, "SESSIONS": str(sessions)}
     finally:
         # The machines of an autoscaler outlive its head for a minute.
-        processes = psutil.Process(head.pid).children(recursive=True)
+        processes = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
         head.terminate()
         head.wait(60)
         for process in psutil.wait_procs(processes, timeout=10)[1]:

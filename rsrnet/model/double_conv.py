@@ -25,10 +25,8 @@ def double_conv(parts: list[Tensor], first: Any, norm: Any, second: Any, last_no
         last_norm: its ``nn.BatchNorm2d``.
     """
     if keeps_for_backward():
-        x = convolve_joined(parts, first) if len(parts) > 1 else first(*parts)
-        return last_norm(norm_relu_conv(x, norm, second))
-    x = join(parts) if len(parts) > 1 else parts[0]
-    return conv_norm(F.relu(conv_norm(x, first, norm), inplace=True), second, last_norm)
+        return last_norm(norm_relu_conv(convolve_joined(parts, first), norm, second))
+    return conv_norm(F.relu(conv_norm(join(parts), first, norm), inplace=True), second, last_norm)
 
 
 def conv_norm(x: Tensor, conv: Any, norm: Any) -> Tensor:

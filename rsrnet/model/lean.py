@@ -23,8 +23,10 @@ from torch.utils.checkpoint import checkpoint
 def join(parts: list[Tensor]) -> Tensor:
     """``torch.cat(parts, dim=1)``, which lies channels last if the maps among them do.
 
-    PyTorch takes a map of a single channel, which lies both ways, for one that does not.
+    PyTorch takes a map of a single channel, which lies both ways, for one that does not. A single part is itself.
     """
+    if len(parts) == 1:
+        return parts[0]
     if any(each.is_contiguous(memory_format=torch.channels_last) and each.shape[1] > 1 for each in parts):
         parts = [
             each.squeeze(1).unsqueeze(3).permute(0, 3, 1, 2) if each.shape[1] == 1 else each for each in parts
@@ -40,7 +42,7 @@ def convolve_joined(parts: list[Tensor], convolution: Callable[[Tensor], Tensor]
         convolution: what reads the concatenation; it must not change it in place.
     """
     joined = join(parts)
-    if not keeps_for_backward():
+    if len(parts) == 1 or not keeps_for_backward():
         return convolution(joined)
     address, shape = joined.data_ptr(), joined.shape
     versions = [part._version for part in parts]

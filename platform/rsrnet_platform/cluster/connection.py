@@ -255,13 +255,12 @@ def this_process(config: WorkersConfig) -> Cluster:
 
 
 def _cluster(ray: Any, config: WorkersConfig, *, started: bool) -> Cluster:
-    def nodes() -> tuple[Node, ...]:
+    def look() -> tuple[Node, ...]:
         return tuple(_node(each) for each in ray.nodes() if each["Alive"])
 
     address = ray.get_runtime_context().gcs_address
-    if not started:
-        wait_for_room(config, nodes, address)
-    return find_room(config, address, started, nodes())
+    nodes = look() if started else wait_for_room(config, look, address)
+    return find_room(config, address, started, nodes)
 
 
 def _node(found: dict[str, Any]) -> Node:

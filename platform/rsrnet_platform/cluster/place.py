@@ -31,6 +31,12 @@ class Share:
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def amounts(self) -> dict[str, float]:
+        """What Ray is asked for, for each worker."""
+        gpu = {"GPU": 1.0} if self.use_gpu else {}
+        return {"CPU": float(self.cpus), **gpu, **self.resources}
+
     def room(self, node: Node) -> int:
         """How many such workers a node has room for."""
         if not admits(self.labels, node.labels):
@@ -90,12 +96,6 @@ class Cluster:
         return _groups([self.share.room(node) for node in self.nodes], workers, self.placement)
 
     @property
-    def resources_per_worker(self) -> dict[str, float]:
-        """What Ray is asked for, for each worker."""
-        gpu = {"GPU": 1.0} if self.use_gpu else {}
-        return {"CPU": float(self.cpus_per_worker), **gpu, **self.share.resources}
-
-    @property
     def actor_options(self) -> dict[str, Any]:
         """The same, as the options of an actor."""
         return {
@@ -110,7 +110,7 @@ class Cluster:
         """The same, as arguments of Ray Train's ``ScalingConfig``, for a group of workers."""
         return {
             "use_gpu": self.use_gpu,
-            "resources_per_worker": self.resources_per_worker,
+            "resources_per_worker": self.share.amounts,
             "placement_strategy": self.placement.upper(),
             "label_selector": dict(self.share.labels) or None,
         }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rsrnet_platform.cluster.config import WorkersConfig
-from rsrnet_platform.cluster.place import Node, check_resources, needs_gpu, placement_of, running_at
+from rsrnet_platform.cluster.place import Node, Share, check_resources, needs_gpu, placement_of, running_at
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.terminal import console, duration
 
@@ -15,23 +15,29 @@ _PAUSE = 0.5
 """Seconds between two looks at the nodes."""
 
 
-def wait_for_room(config: WorkersConfig, nodes: Callable[[], tuple[Node, ...]], address: str) -> None:
+def wait_for_room(
+    config: WorkersConfig, look: Callable[[], tuple[Node, ...]], address: str
+) -> tuple[Node, ...]:
     """Wait until a running cluster has room for a job, at most as long as the job says.
 
     Meanwhile the workers are asked for, which is what an autoscaler goes by.
 
     Args:
         config: what the job asks for.
-        nodes: asks for what there is now.
+        look: asks for what there is now.
         address: of the cluster, to which this process is connected.
+
+    Returns:
+        What there was when there was room.
 
     Raises:
         UserError: if there is too little room until then.
     """
     since = time.monotonic()
-    trouble = _trouble(config, nodes(), address)
+    nodes = look()
+    trouble = _trouble(config, nodes, address)
     if trouble is None:
-        return
+        return nodes
     if not config.patience:
         raise UserError(
             f"{trouble}\n  Where the cluster adds machines as jobs ask for them, or some are still starting, "
@@ -41,15 +47,17 @@ def wait_for_room(config: WorkersConfig, nodes: Callable[[], tuple[Node, ...]], 
     console.print(
         f"{missing}\nWaiting for machines, for up to {duration(config.patience)} (cluster.patience)."
     )
-    with _asked_for(config, nodes(), address), console.status("Waiting for machines"):
-        while trouble := _trouble(config, nodes(), address):
+    with _asked_for(config, nodes, address), console.status("Waiting for machines"):
+        while trouble := _trouble(config, nodes, address):
             if time.monotonic() - since > config.patience:
                 raise UserError(
                     f"{trouble}\n  The job waited for machines for {duration(config.patience)} (cluster.patience). "
                     "`ray status` on the cluster's head says what became of them."
                 )
             time.sleep(_PAUSE)
+            nodes = look()
     console.print(f"The room is there after {duration(time.monotonic() - since)}.")
+    return nodes
 
 
 def _trouble(config: WorkersConfig, nodes: tuple[Node, ...], address: str) -> UserError | None:
@@ -66,12 +74,12 @@ def _asked_for(config: WorkersConfig, nodes: tuple[Node, ...], address: str) -> 
     from ray.util import placement_group, remove_placement_group
 
     use_gpu = config.accelerator == "gpu" or needs_gpu(config, nodes, running_at(address))
-    worker = {"CPU": float(config.cpus_per_worker), **({"GPU": 1.0} if use_gpu else {}), **config.resources}
+    share = Share(config.cpus_per_worker, use_gpu, config.resources, config.labels)
     workers = config.least_workers
     group = placement_group(
-        [worker] * workers,
+        [share.amounts] * workers,
         strategy=placement_of(config).upper(),
-        bundle_label_selector=[dict(config.labels)] * workers if config.labels else None,
+        bundle_label_selector=[dict(share.labels)] * workers if share.labels else None,
     )
     try:
         yield

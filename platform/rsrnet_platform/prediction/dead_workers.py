@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 _PATIENCE = 5.0
@@ -40,8 +41,6 @@ class WatchWorkers(ExecutionCallback):
 
 
 def _is_gone(pool: Any) -> bool:
-    from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
-
     dead = (None, ActorTableData.ActorState.DEAD)
     actors = pool._running_actors
     return (

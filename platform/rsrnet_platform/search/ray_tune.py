@@ -104,7 +104,7 @@ def _fit(
     held = {"memory": 1.0}
     selector = None
     if in_actor:
-        held, selector = place.resources_per_worker, [dict(place.share.labels)]
+        held, selector = place.share.amounts, [dict(place.share.labels)]
     resources = tune.PlacementGroupFactory([held], bundle_label_selector=selector)
     trainable = tune.with_parameters(alone if in_actor else with_workers, shared=shared)
     scratch = Path(shared.folder).with_name("ray")
