@@ -296,5 +296,16 @@ def environment(process: psutil.Process) -> dict[str, str]:
 
 
 def require_nothing_is_left(slurm: Slurm) -> None:
-    assert not [process for node in slurm.nodes for process in node.processes()]
+    """A process of Ray's ends by itself when its raylet has; Slurm would end it with the step, the stand-in does not."""
+    deadline = time.monotonic() + 30
+    while left := [process for node in slurm.nodes for process in node.processes()]:
+        assert time.monotonic() < deadline, [cmdline(process) for process in left]
+        time.sleep(0.1)
     assert not Path(f"/tmp/rsrnet-{JOB_ID}").exists()
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
