@@ -122,7 +122,8 @@ CLUSTER = _fields(
 )
 
 JOB = _fields(
-    activeDeadlineSeconds=COUNT,
+    activeDeadlineSeconds={"type": "integer", "minimum": 1},
+    preRunningDeadlineSeconds={"type": "integer", "minimum": 1},
     backoffLimit=COUNT,
     rayClusterSpec=CLUSTER,
     submitterPodTemplate=OBJECT,
