@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rsrnet.model.config import RSRNetConfig
 from rsrnet.model.decoder import AdaptiveCombination, Decoder
 from rsrnet.model.encoder import Encoder
+from rsrnet.model.pixelwise import PixelConv
 from rsrnet.model.reasoning import Reasoning, SimilarityReasoning
 from rsrnet.model.recurrence import IterationsError, Reasoned
 
@@ -93,6 +94,9 @@ class RSRNet(nn.Module):
         """
         self.memory_format = memory_format
         self.to(memory_format=memory_format)
+        for module in self.modules():
+            if isinstance(module, PixelConv):
+                module.lay_out_as_matrix()
 
     def forward(
         self,

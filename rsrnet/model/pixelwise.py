@@ -16,6 +16,10 @@ class PixelConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 1, stride, bias=bias)
 
+    def lay_out_as_matrix(self) -> None:
+        """Give the weight the strides that its gradient has: DDP would copy the gradient otherwise, and warn of it."""
+        self.weight.data = self.weight.data.flatten(1)[..., None, None]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
         down, across = self.stride

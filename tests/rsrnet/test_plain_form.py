@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,15 @@ def test_joined_convolution_is_that_of_the_concatenation_and_keeps_no_copy() -> 
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     spared = kept_bytes(lambda: conv(torch.cat(parts, 1))) - kept_bytes(lambda: convolve_joined(parts, conv))
     assert spared == 2 * 7 * 16 * 16 * 4
+
+
+@pytest.mark.parametrize("row", ABLATIONS)
+def test_gradients_lie_in_memory_as_their_parameters(row: str) -> None:
+    """Otherwise DDP copies them, and warns of it in each training."""
+    network = RSRNet(replace(ablation(row), depth=18, width=8, iterations=2))
+    RSRNetLoss()(network(batch()[0]), batch()[1]).total.backward()
+    lie = {name: parameter.stride() for name, parameter in network.named_parameters()}
+    assert {name: parameter.grad.stride() for name, parameter in network.named_parameters()} == lie
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
