@@ -30,6 +30,7 @@ class Case:
 
     images: int = 96
     size: int = 96
+    depth: int = 18
     width: int = 8
     iterations: int = 4
     batch_size: int = 8
@@ -39,7 +40,7 @@ class Case:
     def conditions(self) -> str:
         """In words."""
         return (
-            f"ResNet18, width {self.width}, K = {self.iterations}, {self.size} px, batch {self.batch_size}, "
+            f"ResNet{self.depth}, width {self.width}, K = {self.iterations}, {self.size} px, batch {self.batch_size}, "
             "one thread a worker"
         )
 
@@ -56,7 +57,7 @@ class Case:
     def plain(self, workers: int) -> dict[str, Any]:
         """What ``plain_training.py`` finds, under torchrun if there are several workers."""
         given, out = self.folder / "settings.json", self.folder / "out.json"
-        model = {"depth": 18, "width": self.width, "iterations": self.iterations}
+        model = {"depth": self.depth, "width": self.width, "iterations": self.iterations}
         fit = {"epochs": self.epochs, "batch_size": self.batch_size, "encoder_weights": "none"}
         settings = {"root": str(self.root), "size": self.size, "threads": 1, "model": model, "fit": fit}
         given.write_text(json.dumps(settings))
@@ -76,7 +77,7 @@ class Case:
 kind: train
 name: {name}
 data: {{root: {self.root}, val: le50_val.txt, size: {self.size}, loader_processes: 0}}
-model: {{depth: 18, width: {self.width}, iterations: {self.iterations}}}
+model: {{depth: {self.depth}, width: {self.width}, iterations: {self.iterations}}}
 fit: {{epochs: {self.epochs}, batch_size: {self.batch_size}, encoder_weights: none}}
 cluster: {{workers: {workers}, address: local}}
 storage: {self.folder / "runs"}

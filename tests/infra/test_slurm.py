@@ -296,7 +296,7 @@ def environment(process: psutil.Process) -> dict[str, str]:
 
 
 def require_nothing_is_left(slurm: Slurm) -> None:
-    """A process of Ray's ends by itself when its raylet has; Slurm would end it with the step, the stand-in does not."""
+    """A process of Ray's ends by itself when its raylet has; Slurm would end it with its step, not so the stand-in."""
     deadline = time.monotonic() + 30
     while left := [process for node in slurm.nodes for process in node.processes()]:
         assert time.monotonic() < deadline, [cmdline(process) for process in left]
