@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import socket
 import sqlite3
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
@@ -301,15 +303,19 @@ class TestCluster:
             assert "every node" in problems[0].remedy
 
     def test_connection_is_found_and_ended(
-        self, ray_cluster: object, monkeypatch: pytest.MonkeyPatch
+        self, ray_cluster: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         import ray
 
         address = ray.get_runtime_context().gcs_address
         ray.shutdown()
+        ray_log = logging.getLogger("ray._private.worker")
+        monkeypatch.setattr(ray_log, "handlers", [caplog.handler])
         with ExitStack() as connection:
-            (told,) = nodes.find(PoolConfig(address=address), connection)
+            look = partial(nodes.find, PoolConfig(address=address), connection)
+            (told,) = carry_out([Check("Ray", look)])
             assert nodes.attached()
+        assert caplog.messages == []
         assert f"cluster at {address}: nodes 1, CPUs 4, GPUs 0" in told.found
         assert not nodes.attached()
 

@@ -85,9 +85,15 @@ def connect(config: WorkersConfig, *, dashboard: bool = False) -> Iterator[Clust
 def _keeping_the_answer_to_sigterm() -> Iterator[None]:
     """Ray's own answer would end this program with the exit code 15, which is none of a signal's."""
     before = signal.getsignal(signal.SIGTERM)
+    # Outside the main thread, as in the doctor, Ray would warn that it cannot set that answer.
+    log = logging.getLogger("ray._private.worker")
+    level = log.level
+    if threading.current_thread() is not threading.main_thread():
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        log.setLevel(level)
         # Without one Ray's is better, and outside the main thread Ray leaves it alone.
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
