@@ -108,9 +108,13 @@ def explained(url: str) -> Iterator[None]:
     except AuthenticationError as error:
         raise UserError(_refusal(url)) from error
     except aiohttp.WSServerHandshakeError as error:
+        if error.status in _GATEWAY:
+            raise _lost(url, error) from error
         refused = error.status in (401, 403)
         raise UserError(_refusal(url) if refused else f"{url} answers with {error.status}.") from error
     except (requests.exceptions.InvalidJSONError, requests.exceptions.HTTPError) as error:
+        if error.response is not None and error.response.status_code in _GATEWAY:
+            raise _lost(url, error) from error
         raise UserError(_not_the_job_api(url, shorten(str(error), 200))) from error
     except (
         ConnectionError,
@@ -119,13 +123,7 @@ def explained(url: str) -> Iterator[None]:
         requests.RequestException,
         aiohttp.ClientError,
     ) as error:
-        reason = shorten(str(list(causes(error))[-1]), 200)
-        raise LostError(
-            f"No Ray cluster answers at {url} ({reason}).\n"
-            f"  Its job API is usually at {_USUAL}. Where that is not reachable from here, bring it here, with "
-            "`ssh -L 8265:127.0.0.1:8265 HEAD` or `kubectl port-forward service/HEAD 8265`, and use --address "
-            "127.0.0.1:8265."
-        ) from error
+        raise _lost(url, error) from error
     except RuntimeError as error:  # Ray's client has no other class for an answer that is an error
         if "No available agent" in str(error):
             raise NotReadyError(
@@ -133,13 +131,29 @@ def explained(url: str) -> Iterator[None]:
                 "holds the port of its agent.\n"
                 "  Wait; if that does not help, start it with a port of its own (`--dashboard-agent-listen-port`)."
             ) from error
+        if any(f"status code {status}" in str(error) for status in _GATEWAY):
+            raise _lost(url, error) from error
         raise UserError(f"The cluster at {url} refuses: {shorten(str(error), 500)}") from error
+
+
+_GATEWAY = (502, 503, 504)
+"""What a proxy answers that does not reach the cluster."""
+
+
+def _lost(url: str, error: Exception) -> LostError:
+    reason = shorten(str(list(causes(error))[-1]), 200)
+    return LostError(
+        f"No Ray cluster answers at {url} ({reason}).\n"
+        f"  Its job API is usually at {_USUAL}. Where that is not reachable from here, bring it here, with "
+        "`ssh -L 8265:127.0.0.1:8265 HEAD` or `kubectl port-forward service/HEAD 8265`, and use --address "
+        "127.0.0.1:8265."
+    )
 
 
 def _url(given: str, source: str) -> str:
     text = given.strip()
-    parts = urlsplit(text if "://" in text else f"http://{text}")
     try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         known = False

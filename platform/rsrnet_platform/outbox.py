@@ -15,6 +15,8 @@ from rsrnet_platform.outage import UnreachableError, explained, pauses
 from rsrnet_platform.terminal import duration
 
 _SECONDS_BETWEEN_WORDS = 60.0
+_SECONDS_OF_A_CALL = 60.0
+"""A store that is not known to be away may take so long for a call, however little patience there is."""
 
 
 class Outbox:
@@ -71,6 +73,7 @@ class Outbox:
                 :meth:`abandon`.
             TrackingError: (or what else it raised) if a call failed for good.
         """
+        hasty = patience is not None
         patience = self.patience if patience is None else patience
         with self._change:
             sent, since, told = self._sent, time.monotonic(), -_SECONDS_BETWEEN_WORDS
@@ -79,18 +82,19 @@ class Outbox:
                 now = time.monotonic()
                 if self._sent != sent:
                     sent, since = self._sent, now
-                if now - since >= patience:
+                limit = patience if hasty or self._trouble else max(patience, _SECONDS_OF_A_CALL)
+                if now - since >= limit:
                     trouble = self._trouble or UnreachableError(
                         f"tracking.uri = {self.uri}: the store does not answer"
                     )
-                    raise trouble.after(patience)
+                    raise trouble.after(limit)
                 if self._trouble and now - told >= _SECONDS_BETWEEN_WORDS:
                     told = now
-                    left = duration(patience - (now - since))
+                    left = duration(limit - (now - since))
                     self.tell(
                         f"Waiting for the MLflow store for up to {left}: {self._waiting()} not logged yet."
                     )
-                self._change.wait(min(1.0, patience - (now - since)))
+                self._change.wait(min(1.0, limit - (now - since)))
         self.check()
 
     def abandon(self) -> None:

@@ -51,12 +51,8 @@ class RayHost:
             INTERRUPTED, names[-1] if names else None, self.shelf.fetch, self.epochs_done
         ):
             names.append(INTERRUPTED)
-        with newest_intact(names, self.shelf.fetch) as start:
+        with newest_intact(names, self.shelf.fetch, finished=self.shelf.finished_one()) as start:
             yield start
-
-    def repeat(self, metrics: dict[str, Any]) -> None:
-        """See :class:`rsrnet_platform.search.cross_validation.TrialHost`."""
-        ray.train.report(metrics)
 
     def report(self, metrics: dict[str, Any], write: Write) -> None:
         """See :class:`~rsrnet_platform.host.Host`."""
@@ -78,7 +74,11 @@ class RayHost:
         """See :class:`~rsrnet_platform.host.TrainHost`."""
         with TemporaryDirectory() as folder:
             write(Path(folder))
-            self.shelf.put(INTERRUPTED, Path(folder))
+            try:
+                self.shelf.put(INTERRUPTED, Path(folder))
+            except OSError as error:
+                self.shelf.remove(INTERRUPTED)
+                raise unwritable(self.shelf.path, error) from error
 
 
 class RayTrainHost(RayHost):

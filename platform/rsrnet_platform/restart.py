@@ -29,15 +29,16 @@ Fetch = Callable[[str], AbstractContextManager[Path]]
 
 
 @contextmanager
-def newest_intact(names: Sequence[str], fetch: Fetch) -> Iterator[Start]:
+def newest_intact(names: Sequence[str], fetch: Fetch, *, finished: bool = True) -> Iterator[Start]:
     """The newest checkpoint without damage; every rank that asks gets the same answer.
 
     Args:
         names: of the checkpoints, oldest first.
         fetch: gives their folders.
+        finished: whether any of a whole epoch was written to its end, as far as is known.
 
     Raises:
-        CheckpointError: if there are checkpoints of whole epochs, but none is intact.
+        CheckpointError: if there are finished checkpoints of whole epochs, but none is intact.
     """
     damaged: list[str] = []
     for name in reversed(names):
@@ -47,7 +48,8 @@ def newest_intact(names: Sequence[str], fetch: Fetch) -> Iterator[Start]:
                 yield Start(folder, tuple(damaged))
                 return
             damaged.append(message)
-    if damaged and names != [INTERRUPTED]:  # with that alone nothing is lost but steps of the first epoch
+    # Otherwise nothing is lost but steps of the first epoch.
+    if damaged and finished and names != [INTERRUPTED]:
         lines = "\n  ".join(damaged)
         raise checkpoint.CheckpointError(
             f"no checkpoint of the run is intact:\n  {lines}\nBring one back, or start over with --fresh."

@@ -196,7 +196,10 @@ class Run:
         if self.storage:
             return self.storage.read(STATE) if self.storage.infos([STATE])[0].is_file else None
         path = self.folder / STATE
-        return path.read_bytes() if path.exists() else None
+        try:
+            return path.read_bytes() if path.exists() else None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _may_change(path: str, job: spec.RunJob) -> bool:
@@ -247,13 +250,16 @@ def hold(storage: str, name: str) -> Iterator[Run]:
 
 def _leave(folder: Path, made: Sequence[Path], lock: BaseFileLock, begun: bool) -> None:
     """Open a folder to others. A job that was refused, and so has not begun, leaves nothing behind."""
-    if not begun and not (folder / STATE).exists():
-        (folder / "lock").unlink(missing_ok=True)
-        folder.rmdir()
-        with suppress(OSError):  # others use them by now
-            for each in made:
+    refused = not begun and not (folder / STATE).exists()
+    try:
+        if refused:
+            (folder / "lock").unlink(missing_ok=True)
+    finally:
+        lock.release()
+    if refused:
+        with suppress(OSError):  # something else is there, or others use them by now
+            for each in (folder, *made):
                 each.rmdir()
-    lock.release()
 
 
 def _make(folder: Path) -> list[Path]:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""File in which Ray Train remembers the checkpoints of a run."""
+"""File in which Ray Train remembers the checkpoints of a run, once the first is written to its end."""
+
+_ASIDE = f"damaged-{SNAPSHOT}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Shelf:
             for info in infos
             if info.type == FileType.Directory and info.base_name.startswith("checkpoint_")
         )
+
+    def finished_one(self) -> bool:
+        """Whether a checkpoint was ever written to its end: Ray Train notes it only then."""
+        return self.has(SNAPSHOT) or self.has(_ASIDE)
 
     def has(self, name: str) -> bool:
         """Whether there is a file or a folder of this name."""
@@ -99,7 +105,7 @@ class Shelf:
             return None
         if _is_usable(self.read(SNAPSHOT), self.checkpoints()):
             return None
-        aside = self._join(f"damaged-{SNAPSHOT}")
+        aside = self._join(_ASIDE)
         self.filesystem.move(self._join(SNAPSHOT), aside)
         return aside
 

@@ -52,6 +52,9 @@ _CLIENT = {
     # may be done again is known to the callers: see rsrnet_platform.outage.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    # Of a server with a bucket it would fetch files from the bucket itself, which often only the server reaches.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
 """Environment of MLflow's client, unless the user set it."""
 _ONE_QUICK_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}

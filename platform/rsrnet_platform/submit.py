@@ -179,17 +179,23 @@ def watch(client: JobSubmissionClient, url: str, submission: str, show: Callable
     Raises:
         LostError: if the cluster is away for longer than :data:`PATIENCE`.
     """
-    shown, lost_since = 0, None
+    shown = 0
+    lost_since: float | None = None
 
     def show_new(text: str) -> None:
         nonlocal shown
         shown += len(text)
         show(text)
+        answered()
+
+    def answered() -> None:
+        nonlocal lost_since
+        lost_since = None
 
     for pause in pauses():
         try:
             with job_api.explained(url):
-                asyncio.run(_tail(client, url, submission, shown, show_new))
+                asyncio.run(_tail(client, url, submission, shown, show_new, answered))
                 details = client.get_job_info(submission)
         except job_api.LostError:
             if lost_since is None:
@@ -198,7 +204,7 @@ def watch(client: JobSubmissionClient, url: str, submission: str, show: Callable
             if time.monotonic() - lost_since > PATIENCE:
                 raise
         else:
-            lost_since = None
+            answered()
             if details.status.is_terminal():
                 return details
         time.sleep(pause)
@@ -206,7 +212,12 @@ def watch(client: JobSubmissionClient, url: str, submission: str, show: Callable
 
 
 async def _tail(
-    client: JobSubmissionClient, url: str, submission: str, known: int, show: Callable[[str], Any]
+    client: JobSubmissionClient,
+    url: str,
+    submission: str,
+    known: int,
+    show: Callable[[str], Any],
+    answered: Callable[[], None],
 ) -> None:
     """Show the log of a job from a character on, until it ends or the connection does."""
     log = asyncio.create_task(_show_log(client, submission, known, show))
@@ -214,6 +225,7 @@ async def _tail(
         # A machine that lost its power ends no connection: a job that is silent and one that is gone look alike.
         while not (await asyncio.wait({log}, timeout=SECONDS_BETWEEN_QUESTIONS))[0]:
             await asyncio.to_thread(job_api.ask, url)
+            answered()
         await log
     finally:
         log.cancel()

@@ -132,13 +132,17 @@ def _fit(task: Task, folder: runs.Run, place: cluster.Cluster) -> Path:
                 if place.address is not None:
                     from rsrnet_platform.ray_train import fit
 
-                    return fit(task, folder, place, interruption)
-                from rsrnet_platform.host import LocalHost
-                from rsrnet_platform.worker import train
+                    best = fit(task, folder, place, interruption)
+                else:
+                    from rsrnet_platform.host import LocalHost
+                    from rsrnet_platform.worker import train
 
-                host = LocalHost(attempt, place.use_gpu, interruption)
-                train(task, host)
-                return host.best()
+                    host = LocalHost(attempt, place.use_gpu, interruption)
+                    train(task, host)
+                    best = host.best()
+            if interruption.asked():  # behind the last look of the training itself
+                raise Stopped("Stopped after the last epoch. The same job goes on from there.")
+            return best
         except Stopped as stopped:
             console.print(str(stopped))
             sys.exit(interruption.exit_code)

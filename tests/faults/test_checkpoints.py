@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -13,12 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from rsrnet import checkpoint
 from rsrnet_platform import host, train, worker
 from rsrnet_platform.errors import is_user_error
-from rsrnet_platform.restart import INTERRUPTED
-from rsrnet_platform.shelf import SNAPSHOT
+from rsrnet_platform.ray_host import RayHost
+from rsrnet_platform.restart import INTERRUPTED, newest_intact
+from rsrnet_platform.shelf import SNAPSHOT, Shelf
 from tests.faults.processes import (
     finish,
     require_no_orphans,
@@ -116,9 +119,37 @@ def newest_on_ray(attempt: Path) -> Path:
     return attempt / json.loads(listed)["latest_checkpoint_result"]["checkpoint_dir_name"]
 
 
+def test_a_first_checkpoint_that_was_cut_off_costs_its_epoch(tmp_path: Path) -> None:
+    """As a worker leaves it that dies while Ray Train copies it: nothing that was finished is lost."""
+    (tmp_path / "checkpoint_1").mkdir()
+    (tmp_path / "checkpoint_1" / checkpoint.WEIGHTS).write_bytes(b"half")
+    shelf = Shelf(LocalFileSystem(), str(tmp_path))
+    assert not shelf.finished_one()
+    with newest_intact(shelf.checkpoints(), shelf.fetch, finished=False) as start:
+        assert start.folder is None
+    assert len(start.damaged) == 1
+    (tmp_path / SNAPSHOT).write_text("{}")
+    assert shelf.finished_one()
+    shelf.put_unusable_snapshot_aside()
+    assert shelf.finished_one()
+
+
+def test_a_disk_that_fills_up_in_an_interruption_leaves_nothing_half_written(tmp_path: Path) -> None:
+    class Full(Shelf):
+        def put(self, name: str, folder: Path) -> None:
+            (tmp_path / name).mkdir()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    on_ray = object.__new__(RayHost)  # which only a worker of Ray Train's can make
+    on_ray.shelf = Full(LocalFileSystem(), str(tmp_path))
+    with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+        on_ray.interrupt(lambda folder: None)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["bit flipped", "its list truncated", "deleted"])
+@pytest.mark.parametrize("damage", ["bit flipped", "its list truncated", "deleted", "the first, cut off"])
 def test_damage_on_ray_costs_an_epoch_not_the_run(
     ray_cluster, train_file, make_job, undisturbed, record_property, damage
 ) -> None:
@@ -131,7 +162,13 @@ def test_damage_on_ray_costs_an_epoch_not_the_run(
     finish(first)
     require_no_orphans()
     newest = newest_on_ray(attempt)
-    if damage == "deleted":
+    if damage == "the first, cut off":
+        (attempt / SNAPSHOT).unlink()
+        first_one, *later = sorted(attempt.glob("checkpoint_*"))
+        for each in later:
+            shutil.rmtree(each)
+        spoil(first_one / checkpoint.WEIGHTS, "truncated")
+    elif damage == "deleted":
         shutil.rmtree(newest)
     elif damage == "its list truncated":
         spoil(attempt / SNAPSHOT, "truncated")
@@ -140,17 +177,24 @@ def test_damage_on_ray_costs_an_epoch_not_the_run(
     second = start(train_file, settings, RAY_ADDRESS=ray_cluster.address)
     said = finish(second)
     assert second.returncode == 0, said
-    if damage == "bit flipped":
+    if damage in ("bit flipped", "the first, cut off"):
         assert "model.safetensors: damaged" in said
     else:
         assert "Ray Train's list of checkpoints" in said
-    assert "Going on after epoch" in said
+    begins_anew = damage == "the first, cut off"
+    assert ("the training begins anew" if begins_anew else "Going on after epoch") in " ".join(said.split())
     require_same_history(job, undisturbed(cluster__workers=2, fit__epochs=8), 8)
     require_no_orphans()
-    record_property("fault", f"newest checkpoint on Ray {damage}")
+    what = (
+        "first checkpoint on Ray cut off while written"
+        if begins_anew
+        else f"newest checkpoint on Ray {damage}"
+    )
+    record_property("fault", what)
     record_property(
         "outcome",
-        "told; goes on from the newest intact checkpoint; 8 of 8 epochs, bitwise the same metrics",
+        f"told; {'begins anew' if begins_anew else 'goes on from the newest intact checkpoint'}; 8 of 8 epochs, "
+        "bitwise the same metrics",
     )
 
 

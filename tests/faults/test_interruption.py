@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from rsrnet_platform import spec
+from rsrnet_platform import spec, train, worker
 from tests.faults.processes import (
     actors,
     finish,
@@ -66,6 +66,25 @@ def test_a_job_told_to_stop_goes_on_in_the_middle_of_the_epoch(
         f"checkpoint in the middle of the epoch and exit {first.returncode} after {seconds:.1f} s; the same job goes "
         f"on at the next step: {EPOCHS} of {EPOCHS} epochs, bitwise the metrics of an undisturbed run",
     )
+
+
+def test_a_job_told_to_stop_behind_its_last_step_leaves_too(make_job, monkeypatch, capsys) -> None:
+    job = make_job()
+    to_the_end = worker.train
+
+    def told_to_stop(*arguments: Any) -> None:
+        to_the_end(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(worker, "train", told_to_stop)
+        with pytest.raises(SystemExit) as left:
+            train.run(job, fresh=False)
+    assert left.value.code == 143
+    assert "Stopped after the last epoch. The same job goes on from there." in capsys.readouterr().err
+    assert the_run(job).info.status == "KILLED"
+    train.run(job, fresh=False)
+    assert the_run(job).info.status == "FINISHED"
 
 
 def test_a_grace_that_is_too_short_costs_the_epoch_not_the_run(

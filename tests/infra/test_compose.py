@@ -80,6 +80,21 @@ class TestTheFile:
         assert images >= {"rsrnet:slim", "rsrnet:gpu"}
         assert all(re.fullmatch(r"[\w/-]+:(slim|gpu|\d[\w.-]*)", image) for image in images), images
 
+    def test_each_is_made_once(self, file: dict[str, Any]) -> None:
+        """Docker may refuse to make one tag several times at once; nobody else's image of the name is fetched."""
+        services = file["services"].values()
+        made = [service["image"] for service in services if "build" in service]
+        used = [service for service in services if service["image"] in made and "build" not in service]
+
+        assert sorted(made) == ["rsrnet:gpu", "rsrnet:slim"]
+        assert [service["pull_policy"] for service in used] == ["never", "never"]
+
+    def test_shared_memory_holds_the_object_store_and_batches(self, file: dict[str, Any]) -> None:
+        for name in ("head", "worker", "worker-gpu"):
+            (store,) = (word for word in file["services"][name]["command"] if "object-store-memory" in word)
+            assert file["services"][name]["shm_size"] == "${RAY_SHM_SIZE:-2gb}"
+            assert int(store.split("=")[1]) <= 0.75 * 2 * 1024**3
+
     def test_what_is_kept_lies_on_volumes(self, file: dict[str, Any]) -> None:
         mounted = {
             text.split(":")[0] for service in file["services"].values() for text in service.get("volumes", [])

@@ -269,9 +269,25 @@ class TestWhatTheyNeed:
             if container["name"] != "submitter":
                 assert {"readinessProbe", "livenessProbe", "startupProbe"} <= {*container}, container["name"]
 
+    def test_shared_memory_holds_the_object_store_and_batches(self, repository: Path) -> None:
+        """Ray would put the store on the disk otherwise, and say so in a log alone."""
+        groups = [
+            group
+            for cluster in cluster_specs(repository)
+            for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+        ]
+
+        assert len(groups) == 7
+        for group in groups:
+            volumes = {each["name"]: each for each in group["template"]["spec"]["volumes"]}
+            assert volumes["shared-memory"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+            assert int(group["rayStartParams"]["object-store-memory"]) <= 0.75 * 2 * 1024**3
+
     def test_pools_grow_and_shrink(self, repository: Path) -> None:
         for cluster in cluster_specs(repository):
             assert cluster["enableInTreeAutoscaling"] is True
+            # Of Ray 2.60; said to KubeRay too, it makes pods that are not started again when they are taken away.
+            assert cluster["autoscalerOptions"]["version"] == "v2"
             for group in cluster["workerGroupSpecs"]:
                 assert group["minReplicas"] <= group["replicas"] < group["maxReplicas"]
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -17,6 +18,7 @@ import boto3
 import psutil
 import pytest
 from moto.server import ThreadedMotoServer
+from urllib3.util import connection
 
 from rsrnet import checkpoint
 from rsrnet_platform.registry import resolve
@@ -168,13 +170,27 @@ def test_a_training_is_tracked_and_its_artifacts_are_in_the_bucket(
     (run,) = client.search_runs([client.get_experiment_by_name("rsrnet").experiment_id])
     assert run.info.status == "FINISHED"
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
-    assert (resolve("models:/rsrnet@champion", server.url) / checkpoint.WEIGHTS).is_file()
+    with monkeypatch.context() as as_on_a_ray_node:
+        as_on_a_ray_node.setattr(connection, "create_connection", refusing(bucket))
+        assert (resolve("models:/rsrnet@champion", server.url) / checkpoint.WEIGHTS).is_file()
     store = boto3.client(
         "s3", endpoint_url=bucket, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
     keys = [each["Key"] for each in store.list_objects_v2(Bucket="mlflow")["Contents"]]
     assert [key for key in keys if key.endswith("job.yaml")]
     assert [key for key in keys if key.endswith(checkpoint.WEIGHTS)]
+
+
+def refusing(bucket: str) -> Callable[..., socket.socket]:
+    """Connects to everything but the bucket, which only the server reaches."""
+    connect = connection.create_connection
+
+    def create_connection(address: tuple[str, int], *arguments: Any, **settings: Any) -> socket.socket:
+        if bucket.endswith(f":{address[1]}"):
+            raise ConnectionRefusedError("the bucket is on a network of its own")
+        return connect(address, *arguments, **settings)
+
+    return create_connection
 
 
 def test_its_secrets_are_in_no_command_line_and_no_log(server: Server, secrets: dict[str, str]) -> None:

@@ -64,6 +64,12 @@ def test_address_of_another_kind_is_refused(address: str) -> None:
         ClusterConfig(address=address)
 
 
+@pytest.mark.parametrize("address", ["head..local:6379", ".head:6379"])
+def test_address_that_is_no_name_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="No Ray cluster answers at"), connect(ClusterConfig(address=address)):
+        pass
+
+
 def test_address_where_nothing_answers_is_refused_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -111,6 +111,23 @@ def test_refused_job_leaves_nothing_at_the_uri(tmp_home: Path, tmp_path: Path) -
     assert not [path for path in tmp_home.rglob("*") if path.is_file() or path.name == "a"]
 
 
+def test_refused_job_says_why_and_leaves_what_else_is_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/a/notes").touch()
+    with pytest.raises(UserError, match="refused"), runs.hold(str(tmp_path / "runs"), "a"):
+        raise UserError("refused")
+    assert [path.name for path in (tmp_path / "runs/a").iterdir()] == ["notes"]
+
+
+def test_state_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs/a" / runs.STATE).mkdir(parents=True)
+    with (
+        pytest.raises(UserError, match=r"state\.json: cannot be read"),
+        runs.hold(str(tmp_path / "runs"), "a"),
+    ):
+        pass
+
+
 def test_refused_job_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
     with pytest.raises(UserError), runs.hold(str(tmp_path / "some/runs"), "a"):
         raise UserError("refused")

@@ -30,7 +30,6 @@ from rsrnet_platform.cluster.waiting import wait_for_room
 from rsrnet_platform.errors import UserError
 
 _SETTINGS = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Reports of a training reach the driver no faster than this; Ray's 2 s would slow short epochs down.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -167,7 +166,7 @@ def _answers(address: str) -> bool:
     try:
         with socket.create_connection(target, timeout=5):
             return True
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for a name that cannot be one
         return False
 
 

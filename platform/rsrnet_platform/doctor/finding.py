@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rsrnet_platform.errors import is_user_error
+from rsrnet_platform.secrecy import masked
 
 State = Literal["ok", "warning", "problem"]
 """``problem``: the job could not run; ``warning``: it could, but look at this; or it was not possible to tell."""
 
-_SECRETS = (
-    (re.compile(r"//[^/@\s]+@"), "//***@"),
-    (re.compile(r"(?i)\b(\w*(?:secret|password|token|access_key|api_key)\w*)=[^&\s)]+"), r"\1=***"),
-)
+_PARAMETER = re.compile(r"(?i)\b(\w*(?:secret|password|token|access_key|api_key)\w*)=[^&\s)]+")
 _SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])|\n\s*")
 
 
@@ -37,7 +35,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         for name in ("found", "remedy"):
-            object.__setattr__(self, name, _masked(getattr(self, name)))
+            object.__setattr__(self, name, _PARAMETER.sub(r"\1=***", masked(getattr(self, name))))
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,3 @@ def told(name: str, error: Exception, state: State = "problem") -> Finding:
     """What an error of the user's says: its first sentence was found, the rest is the remedy."""
     found, *remedy = _SENTENCE.split(str(error), maxsplit=1)
     return Finding(name, state, found.rstrip("."), " ".join(" ".join(remedy).split()))
-
-
-def _masked(text: str) -> str:
-    for secret, instead in _SECRETS:
-        text = secret.sub(instead, text)
-    return text

@@ -111,8 +111,8 @@ def artifacts(needs: Needs) -> Iterator[Finding]:
         require_writable(str(Path(location.removeprefix("file://"))))
     else:
         with explained(uri):
-            _put_and_delete(location, uri)
-    yield Finding(_ARTIFACTS, "ok", f"a file was written to {location} and deleted")
+            _put_get_and_delete(location, uri)
+    yield Finding(_ARTIFACTS, "ok", f"a file was written to {location}, read and deleted")
 
 
 def _to_be_made(uri: str, database: Path) -> Finding:
@@ -138,7 +138,7 @@ def _remove_left(client: MlflowClient) -> None:
                 client.delete_registered_model(model.name)
 
 
-def _put_and_delete(location: str, uri: str) -> None:
+def _put_get_and_delete(location: str, uri: str) -> None:
     from tempfile import TemporaryDirectory
 
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -151,5 +151,7 @@ def _put_and_delete(location: str, uri: str) -> None:
         file.write_text("rsrnet doctor")
         try:
             place.log_artifact(str(file), folder)
+            file.unlink()
+            place.download_artifacts(f"{folder}/{file.name}", temporary)
         finally:
             place.delete_artifacts(folder)

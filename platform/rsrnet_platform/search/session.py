@@ -162,6 +162,8 @@ def _exiting_when_told(grace: float) -> Iterator[Interruption]:
     with graceful(grace, console) as interruption:
         try:
             yield interruption
+            if interruption.asked():  # behind the last look of the trials
+                raise Stopped("Stopped after the last trial. The same job goes on from there.")
         except Stopped as stopped:
             console.print(str(stopped))
             sys.exit(interruption.exit_code)

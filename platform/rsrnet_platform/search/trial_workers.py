@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from pyarrow.fs import LocalFileSystem
 from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -23,11 +24,13 @@ from rsrnet_platform.ray_train import StopOnUserError, cause_of
 from rsrnet_platform.search.cross_validation import Done, cross_validate
 from rsrnet_platform.search.schedulers import INDEX
 from rsrnet_platform.search.trial_actor import Shared, folder_of, task_of, telling
+from rsrnet_platform.shelf import Shelf
 
 
 def with_workers(config: dict[str, Any], shared: Shared) -> None:
     """A trial on DDP workers of its own, one group for all folds: starting one takes seconds."""
     folder = folder_of(config, shared)
+    Shelf(LocalFileSystem(), str(folder)).put_unusable_snapshot_aside()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"config": config, "shared": shared},
