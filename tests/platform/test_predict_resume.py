@@ -307,7 +307,7 @@ def workers_of_this_session(ray_cluster) -> Iterator[Callable[[], list[psutil.Pr
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("max_failures", [0, 3])
+@pytest.mark.parametrize("max_failures", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_is_replaced_so_often(
     max_failures, workers_of_this_session, model, images, tmp_path
 ) -> None:
