@@ -89,6 +89,10 @@ class Host:
         """What runs on this host."""
         return _processes(self.name)
 
+    def commands(self) -> list[str]:
+        """Command lines of what runs on this host."""
+        return [_command(each) for each in self.processes()]
+
     def start_ray(self, *, head: Host | None = None, cpus: int = 1) -> None:
         """Start a node of a Ray cluster, the head unless it is told of one, and wait for it."""
         command: list[str | Path] = [BIN / "ray", "start", "--block", f"--node-ip-address={self.address}"]
@@ -120,8 +124,7 @@ class Host:
 
     def training(self) -> list[str]:
         """What works for a training on this host: names of actors."""
-        names = [_command(each) for each in self.processes()]
-        return [name for name in names if "RayTrainWorker" in name or "TrainController" in name]
+        return [name for name in self.commands() if "RayTrainWorker" in name or "TrainController" in name]
 
     def kill(self) -> None:
         """End everything that runs on this host at once, as a power cut does."""

@@ -20,7 +20,6 @@ import requests
 
 from rsrnet_platform import spec, train, worker
 from rsrnet_platform.outage import UnreachableError
-from rsrnet_platform.outbox import Outbox
 from rsrnet_platform.store import open_client, prepare
 from rsrnet_platform.tracking import Tracker, TrackingConfig, TrackingError
 from tests.platform.conftest import MlflowServer, client_of, the_run
@@ -46,32 +45,6 @@ def server(servers: MlflowServer) -> MlflowServer:
         servers.start()
     servers.wait()
     return servers
-
-
-def test_without_patience_a_store_that_is_slow_is_not_one_that_is_away() -> None:
-    done: list[bool] = []
-
-    def slowly() -> None:
-        time.sleep(0.5)
-        done.append(True)
-
-    outbox = Outbox("http://127.0.0.1:1", patience=0, tell=lambda text: None)
-    outbox.put(slowly)
-    outbox.flush()
-    assert done == [True]
-
-
-def test_without_patience_a_store_that_is_away_is_not_waited_for() -> None:
-    def refused() -> None:
-        raise requests.ConnectionError("refused")
-
-    outbox = Outbox("http://127.0.0.1:1", patience=0, tell=lambda text: None)
-    outbox.put(refused)
-    begin = time.monotonic()
-    with pytest.raises(UnreachableError):
-        outbox.flush()
-    outbox.abandon()
-    assert time.monotonic() - begin < 30
 
 
 @pytest.fixture

@@ -298,14 +298,7 @@ def environment(process: psutil.Process) -> dict[str, str]:
 def require_nothing_is_left(slurm: Slurm) -> None:
     """A process of Ray's ends by itself when its raylet has; Slurm would end it with its step, not so the stand-in."""
     deadline = time.monotonic() + 30
-    while left := [process for node in slurm.nodes for process in node.processes()]:
-        assert time.monotonic() < deadline, [cmdline(process) for process in left]
+    while left := [command for node in slurm.nodes for command in node.commands()]:
+        assert time.monotonic() < deadline, left
         time.sleep(0.1)
     assert not Path(f"/tmp/rsrnet-{JOB_ID}").exists()
-
-
-def cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
