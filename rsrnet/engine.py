@@ -7,6 +7,7 @@ functions with its own share of the data; otherwise one process does it all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 from rsrnet import checkpoint
 from rsrnet.agreement import Agreement, NoNotice, Notice, any_rank
 from rsrnet.clock import Clock, Steady
+from rsrnet.compilation import compile_parts, compiled, eager, require_compiler
 from rsrnet.loss_config import LossConfig
 from rsrnet.losses import RSRNetLoss
 from rsrnet.model.encoder import load_resnet_weights, read_resnet_weights
@@ -99,6 +101,9 @@ class Training:
         size: side of the square input in pixels, kept in the checkpoints.
         device: where the model lives.
 
+    Raises:
+        CompilerError: if the recipe asks for torch.compile, and it does not work here.
+
     Example:
         >>> training = Training(RSRNet(), FitConfig(epochs=2), size=224)
         >>> training.run(train_loader, val_loader, on_epoch=lambda training: training.save(folder))
@@ -116,6 +121,9 @@ class Training:
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.model.checkpoint_iterations = config.checkpoint_iterations
+        if config.compile:
+            require_compiler(self.device)
+            compile_parts(self.model)
         self.config = config
         self.size = size
         self.criterion = RSRNetLoss(loss or LossConfig())
@@ -178,8 +186,19 @@ class Training:
         Raises:
             DivergedError: if the loss becomes NaN or infinite. The step that it would have led to is not taken.
         """
-        notice = notice or NoNotice()
-        phases = phases or Phases()
+        with eager() if self.config.compile else nullcontext():
+            return self._run(train, val, on_epoch, on_step, keep, notice or NoNotice(), phases or Phases())
+
+    def _run(
+        self,
+        train: DataLoader,
+        val: DataLoader,
+        on_epoch: Callable[[Training], None],
+        on_step: Callable[[Progress], None],
+        keep: Callable[[BadBatch], str] | None,
+        notice: Notice,
+        phases: Phases,
+    ) -> bool:
         network = self._distributed(phases)
         clock = Clock((self.config.epochs - self.epoch) * len(train) - self.partial.step)
         while self.epoch < self.config.epochs:
@@ -231,7 +250,9 @@ class Training:
             clock.got_batch()
             size = min(self.config.batch_size, images - done.step * self.config.batch_size)
             look = notice.asked() or notice.due()
-            terms, look = self._step(network, batch, size, agreement, look, phases)
+            # Compiled for one size of batches: the last of an epoch would be compiled for itself alone.
+            with compiled() if self.config.compile and size == self.config.batch_size else nullcontext():
+                terms, look = self._step(network, batch, size, agreement, look, phases)
             done.step += 1
             if isinstance(terms, Bad):
                 self._skip_or_stop(batch, loader.dataset, terms.loss, keep)

@@ -9,6 +9,7 @@ from rsrnet.config import Problem
 USER_ERRORS = frozenset(
     {
         "rsrnet.checkpoint.CheckpointError",
+        "rsrnet.compilation.CompilerError",
         "rsrnet.config.ConfigError",
         "rsrnet.data.errors.DataError",
         "rsrnet.localizer.ImageError",

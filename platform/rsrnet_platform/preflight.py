@@ -126,3 +126,19 @@ def load_weights(job: spec.TrainJob) -> None:
     from rsrnet.model.network import RSRNet
 
     load_start(RSRNet(job.model), job.fit)
+
+
+def try_compiler(job: spec.TrainJob, place: Cluster) -> None:
+    """Try torch.compile, if the job asks for it and trains on this machine's processors; elsewhere its workers do.
+
+    Raises:
+        CompilerError: if it does not work.
+    """
+    here = place.address is None or (place.started and not place.use_gpu)
+    if not (job.fit.compile and here):
+        return
+    import torch
+
+    from rsrnet.compilation import require_compiler
+
+    require_compiler(torch.device("cuda" if place.use_gpu else "cpu"))

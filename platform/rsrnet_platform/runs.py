@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "data.root",
     "description",
     "fit.checkpoint_iterations",
+    "fit.compile",
     "fit.on_nonfinite",
     "refit",
     "repeats",

@@ -48,6 +48,7 @@ def run(job: spec.TrainJob, *, fresh: bool) -> None:
         with cluster.connect(job.cluster) as place:
             preflight.require_shared(place, "storage", job.storage)
             preflight.try_weights(job, folder, fresh)
+            preflight.try_compiler(job, place)
             data = preflight.inspect_images(job, split, None if fresh else folder.state.data)
             uri = prepare(job.tracking)
             if fresh:

@@ -258,6 +258,19 @@ class Reasoning(nn.Module):
         count = self.iterations if iterations is None else iterations
         return unroll(start, step, upsample, count, tolerance, every_mask=every_mask)
 
+    def compile(self, *args: Any, **how: Any) -> None:
+        """Compile one iteration, the upsampling and the heads: in a whole, every iteration would be compiled anew.
+
+        Args:
+            *args: of :func:`torch.compile`.
+            **how: of :func:`torch.compile`.
+        """
+        self._step = torch.compile(self._step, *args, **how)  # type: ignore[method-assign]
+        self._upsample = torch.compile(self._upsample, *args, **how)  # type: ignore[method-assign]
+        for head in (self.style_head, self.context_head):
+            if head is not None:
+                head.compile(*args, **how)
+
     def _step(self, state: State, weights: tuple[Tensor, Tensor] | None) -> State:
         """One iteration: prototype, similarity map, X^k, H^k and the residual of the mask."""
         inputs = [self.mask_conv(state.mask)]

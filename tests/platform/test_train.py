@@ -329,6 +329,17 @@ def test_a_refused_job_leaves_nothing_behind(train_file, tmp_path, capsys) -> No
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_torch_compile_without_a_compiler_is_refused_at_once(train_file, tmp_path) -> None:
+    without = os.environ | {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [Path(sys.executable).parent / "rsrnet", "run", train_file, "--set", "fit.compile=true"]
+    refused = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    for part in ("fit.compile", "/nowhere/g++", "Install a C++ compiler"):
+        assert part in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_password_in_a_job_file_is_refused(train_file, capsys) -> None:
     message = refusal(["run", str(train_file), "--set", "tracking.uri=http://me:secret@127.0.0.1"], capsys)
     assert "MLFLOW_TRACKING_PASSWORD" in message

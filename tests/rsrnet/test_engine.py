@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import socket
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rsrnet import checkpoint, engine
 from rsrnet.data.iharmony4 import IHarmony4
 from rsrnet.data.lists import read_list
 from rsrnet.data.loader import loader
-from rsrnet.data.sampler import ShardedBatches, evaluation_batches
-from rsrnet.data.transforms import EvalTransform, TrainTransform
+from rsrnet.data.sampler import evaluation_batches
+from rsrnet.data.transforms import EvalTransform
 from rsrnet.metrics import PUBLISHED, image_metrics
 from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.encoder import Encoder, WeightsError
 from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import DivergedError
-from rsrnet.randomness import seed_everything
 from rsrnet.recipe import FitConfig
 from rsrnet.validation import evaluate
-
-SIZE = 32
-
-
-def loaders(root: Path, recipe: FitConfig, rank: int = 0, world_size: int = 1):
-    train, val = read_list(root, "le50_train.txt"), read_list(root, "le50_val.txt")
-    batches = ShardedBatches(len(train), recipe.batch_size, rank, world_size, recipe.seed)
-    return (
-        loader(IHarmony4(root, train, TrainTransform(SIZE), recipe.seed), batches, 0),
-        loader(
-            IHarmony4(root, val, EvalTransform(SIZE)), evaluation_batches(len(val), 2, rank, world_size), 0
-        ),
-    )
-
-
-def start(tiny: RSRNetConfig, recipe: FitConfig) -> engine.Training:
-    seed_everything(recipe.seed)
-    return engine.Training(RSRNet(tiny), recipe, size=SIZE)
-
-
-def losses(training: engine.Training) -> list[float]:
-    return [metrics["train/loss"] for metrics in training.history]
-
-
-def run(training: engine.Training, root: Path, on_epoch=lambda training: None) -> engine.Training:
-    training.run(*loaders(root, training.config), on_epoch=on_epoch)
-    return training
+from tests.rsrnet.trainings import SIZE, loaders, losses, run, spawn, start, train_on_rank
 
 
 def test_training_learns_and_reports(squares, tiny, recipe) -> None:
@@ -283,40 +251,6 @@ def test_start_weights_reach_the_encoder(tmp_path, recipe) -> None:
         )
 
 
-def spawn(target, world_size: int, *arguments) -> None:
-    """Run a function on every rank of a process group of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(
-        _on_rank, (target, world_size, port, arguments), nprocs=world_size, start_method="spawn"
-    )
-
-
-def _on_rank(rank: int, target, world_size: int, port: int, arguments) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    target(rank, world_size, *arguments)
-    # Gloo's threads end with the last reference to the group, which a DDP in a reference cycle holds; a process
-    # that leaves while they run, or while its peer still talks to it, is aborted now and then.
-    gc.collect()
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _train(
-    rank: int, world_size: int, root: Path, config, recipe, out: Path, frozen_statistics: bool
-) -> None:
-    training = start(config, recipe)
-    if frozen_statistics:
-        training.model.train = lambda mode=True: torch.nn.Module.train(training.model, False)  # type: ignore[method-assign]
-    training.run(
-        *loaders(root, recipe, rank, world_size),
-        on_epoch=lambda training: training.save(out) if rank == 0 else None,
-    )
-
-
 @pytest.mark.parametrize("batch_size", [4, 5])
 def test_ranks_share_the_global_batch(squares, tiny, recipe, tmp_path, batch_size) -> None:
     """Two ranks take the steps of one, also where their shares of a batch are uneven.
@@ -325,7 +259,7 @@ def test_ranks_share_the_global_batch(squares, tiny, recipe, tmp_path, batch_siz
     """
     recipe = replace(recipe, epochs=2, batch_size=batch_size)
     for world_size in (1, 2):
-        spawn(_train, world_size, squares, tiny, recipe, tmp_path / str(world_size), True)
+        spawn(train_on_rank, world_size, squares, tiny, recipe, tmp_path / str(world_size), True)
     one, two = (checkpoint.load_training(tmp_path / name)["history"] for name in ("1", "2"))
     for key in ("train/loss", "val/iou", "val/ap"):
         assert [m[key] for m in one] == pytest.approx([m[key] for m in two], abs=1e-4)
@@ -335,7 +269,7 @@ def test_ranks_share_the_global_batch(squares, tiny, recipe, tmp_path, batch_siz
 
 
 def test_the_saved_model_is_the_one_that_all_ranks_validated(squares, tiny, recipe, tmp_path) -> None:
-    spawn(_train, 2, squares, tiny, replace(recipe, epochs=1), tmp_path, False)
+    spawn(train_on_rank, 2, squares, tiny, replace(recipe, epochs=1), tmp_path, False)
     _, val = loaders(squares, recipe)
     alone = evaluate(checkpoint.load_model(tmp_path), val, "cpu")
     logged = checkpoint.read_card(tmp_path).metrics

@@ -35,6 +35,7 @@ def profile(job: spec.TrainJob, steps: int, trace: Path) -> Profile:
     with cluster.connect(job.cluster) as place:
         preflight.require_shared(place, "storage", job.storage)
         preflight.load_weights(job)
+        preflight.try_compiler(job, place)
         skipped = frozenset[str]()
         if job.data.on_bad_image == "skip":
             skipped = frozenset(preflight.inspect_images(job, split, None).skipped)

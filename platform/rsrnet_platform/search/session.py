@@ -97,6 +97,7 @@ def opened(
             preflight.require_shared(place, "storage", job.storage)
             for start in starts:
                 preflight.try_weights(start, folder, fresh)
+            preflight.try_compiler(base, place)
             data = preflight.inspect_images(base, split, None if fresh else folder.state.data)
             _require_splits(job, data)
             if test and (fresh or not folder.state.attempt):
