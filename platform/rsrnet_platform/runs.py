@@ -13,8 +13,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,18 +23,15 @@ from zlib import crc32
 
 from rsrnet.uris import is_uri
 from rsrnet_platform import spec
+from rsrnet_platform.alone import alone_in
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.files import whole
-from rsrnet_platform.limit import HangsError, within
+from rsrnet_platform.limit import within
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
     from rsrnet.data.storage import Storage
 
 STATE = "state.json"
-
-_SECONDS_TO_LEAVE = 10.0
 
 MAY_CHANGE = (
     "cluster.",
@@ -223,51 +220,16 @@ def hold(storage: str, name: str) -> Iterator[Run]:
         UserError: if another process holds it, or the folder cannot be written or hangs.
         DataError: if a URI is of no known kind, or its store does not answer.
     """
-    from filelock import FileLock, Timeout
-
     folder = (_scratch(storage) if is_uri(storage) else Path(storage)) / name
-    try:
-        made = within(storage, lambda: _make(folder))
-        lock = FileLock(folder / "lock", timeout=0, thread_local=False)
-        within(storage, lock.acquire, undo=lock.release)
-    except Timeout:
-        raise UserError(
-            f"The run {name!r} in {folder} is going on in another process. Wait for it, or give the job another name."
-        ) from None
-    except OSError as error:
-        raise UserError(f"storage = {storage}: cannot be written ({error.strerror or error})") from error
-    begun = False
-    try:
+    run: Run | None = None
+
+    def begun() -> bool:
+        return (run is not None and run.state.attempt > 0) or (folder / STATE).exists()
+
+    busy = f"The run {name!r} in {folder} is going on in another process. Wait for it, or give the job another name."
+    with alone_in(folder, "lock", f"storage = {storage}", busy=busy, begun=begun):
         run = within(storage, lambda: Run(folder, _opened(storage, name)))
-        try:
-            yield run
-        finally:
-            begun = run.state.attempt > 0
-    finally:
-        # One that hangs has been told of, or is no longer needed: the lock ends with the process.
-        with suppress(HangsError):
-            within(storage, lambda: _leave(folder, made, lock, begun), seconds=_SECONDS_TO_LEAVE)
-
-
-def _leave(folder: Path, made: Sequence[Path], lock: BaseFileLock, begun: bool) -> None:
-    """Open a folder to others. A job that was refused, and so has not begun, leaves nothing behind."""
-    refused = not begun and not (folder / STATE).exists()
-    try:
-        if refused:
-            (folder / "lock").unlink(missing_ok=True)
-    finally:
-        lock.release()
-    if refused:
-        with suppress(OSError):  # something else is there, or others use them by now
-            for each in (folder, *made):
-                each.rmdir()
-
-
-def _make(folder: Path) -> list[Path]:
-    """Make a folder, and return those above it that had to be made, too, the lowest first."""
-    made = [each for each in folder.parents if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return made
+        yield run
 
 
 def _opened(storage: str, name: str) -> Storage | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rsrnet.data.errors import DataError
 from rsrnet.data.storage import Storage, open_storage
 from rsrnet.uris import is_uri
 from rsrnet_platform import spec
+from rsrnet_platform.alone import alone_in
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.prediction import ledger, table
 from rsrnet_platform.prediction.stages import Model
@@ -21,7 +22,7 @@ from rsrnet_platform.prediction.stages import Model
 TABLE = "predictions.parquet"
 JOB = "predict.yaml"
 SETTINGS = f"{ledger.HIDDEN}/settings.json"
-LOCK = "lock"
+LOCK = f"{ledger.HIDDEN}/lock"
 
 MAY_CHANGE = ("batch_size", "cluster.", "description", "max_error_fraction", "name", "output", "tracking.")
 """Settings (by dotted path or its beginning) that may differ when a job goes on: they do not change what masks show."""
@@ -125,35 +126,9 @@ def hold(where: str) -> Iterator[Output]:
         if is_uri(where):
             yield output
             return
-        with _locked(Path(where)):
+        settings = Path(where) / SETTINGS
+        busy = f"output = {where}: another job is writing there. Wait for it, or choose another folder."
+        with alone_in(Path(where), LOCK, f"output = {where}", busy=busy, begun=settings.exists):
             yield output
     except DataError as error:
         raise UserError(f"output = {where}: cannot be written ({error})") from error
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    hidden = folder / ledger.HIDDEN
-    made = [path for path in (hidden, *hidden.parents) if not path.exists()]
-    try:
-        hidden.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(hidden / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"output = {folder}: another job is writing there. Wait for it, or choose another folder."
-        ) from None
-    except OSError as error:
-        raise UserError(f"output = {folder}: cannot be written ({error.strerror or error})") from error
-    try:
-        yield
-    finally:
-        if not (folder / SETTINGS).exists():
-            # A job that was refused leaves nothing behind.
-            (hidden / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
-                for path in made:
-                    path.rmdir()
-        lock.release()
