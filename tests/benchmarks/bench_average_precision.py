@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score
+from table import Row, compare, interleaved, markdown_rows
 from torch import Tensor
 
 from rsrnet.average_precision import average_precision
@@ -55,32 +55,41 @@ def by_scikit_learn(scores: Tensor, truth: Tensor) -> Tensor:
     return torch.tensor([average_precision_score(t, s) for s, t in pairs], dtype=torch.float64)
 
 
-def compare(name: str, pred: Tensor, target: Tensor, threads: int, rounds: int) -> None:
-    """Print milliseconds per image, the ratios to scikit-learn, and the largest difference."""
-    torch.set_num_threads(threads)
+def rows(
+    kind: str, pred: Tensor, target: Tensor, conditions: str, rounds: int, *, together: bool = False
+) -> list[Row]:
+    """Average precision against scikit-learn's; if asked, also all that is scored against that alone."""
     scores, truth = pred.flatten(1), target.flatten(1) > 0.5
     contenders: dict[str, Callable[[], Tensor]] = {
         "scikit-learn": lambda: by_scikit_learn(scores, truth),
-        "average_precision": lambda: average_precision(scores, truth),
-        "image_metrics": lambda: image_metrics(pred, target).ap,
+        f"average precision of {kind} maps": lambda: average_precision(scores, truth),
     }
-    seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
-    values: dict[str, Tensor] = {}
-    # Rounds alternate between the contenders, so that other work on the machine slows all of them.
-    for _ in range(rounds + 1):
-        for contender, run in contenders.items():
-            start = time.perf_counter()
-            values[contender] = run()
-            seconds[contender].append((time.perf_counter() - start) / len(pred))
-    warm = {contender: times[1:] for contender, times in seconds.items()}
-    plain = warm["scikit-learn"]
-    print(f"\n{name}, {threads} thread{'s' if threads > 1 else ''}")
-    for contender, times in warm.items():
-        ratio = statistics.median(a / b for a, b in zip(plain, times, strict=True))
-        best = min(plain) / min(times)
-        print(f"  {contender:<18}{min(times) * 1e3:9.3f} ms an image  {best:6.1f}x (median {ratio:.1f}x)")
-    difference = (values["average_precision"] - values["scikit-learn"]).abs().max()
-    print(f"  largest difference {difference:.1e}; mean AP {values['average_precision'].mean():.4f}")
+    if together:
+        contenders[f"AP, F1 and IoU together of {kind} maps"] = lambda: image_metrics(pred, target).ap
+    values = {name: run() for name, run in contenders.items()}
+    seconds = interleaved(contenders, rounds)
+    plain, expected = seconds.pop("scikit-learn"), values.pop("scikit-learn")
+    each = 1e3 * statistics.median(plain) / len(pred)
+    found = []
+    for what, value in values.items():
+        difference = (value - expected).abs().max().item()
+        same = f"equal to {difference:.0e}" if difference else "equal"
+        against = f"scikit-learn's AP, {each:.3g} ms a map, {same}"
+        where = f"{len(pred)} of {conditions}"
+        found.append(compare(what, against, plain, seconds[what], conditions=where))
+    return found
+
+
+def measure(batch: int = 32, rounds: int = 15, threads: int = 1) -> list[Row]:
+    """Soft maps alone and with the other metrics, then saturated and large maps."""
+    torch.set_num_threads(threads)
+    where = f"{threads} thread{'s' if threads > 1 else ''}"
+    small, large = f"224 × 224, {where}", f"2000 × 1500, {where}"
+    return [
+        *rows("soft", *soft_masks(batch, 224, 224, saturated=False), small, rounds, together=True),
+        *rows("saturated", *soft_masks(batch, 224, 224, saturated=True), small, rounds),
+        *rows("soft", *soft_masks(2, 1500, 2000, saturated=False), large, max(2, rounds // 3)),
+    ]
 
 
 def main() -> None:
@@ -88,15 +97,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--rounds", type=int, default=15, help="a third of them for the large maps")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    for kind, saturated in (("soft maps", False), ("saturated maps", True)):
-        small, large = soft_masks(args.batch, 224, 224, saturated), soft_masks(2, 1500, 2000, saturated)
-        for threads in args.threads:
-            compare(f"{args.batch} {kind} of 224 x 224", *small, threads, args.rounds)
-        for threads in args.threads:
-            compare(f"2 {kind} of 2000 x 1500", *large, threads, max(2, args.rounds // 5))
+    print(markdown_rows(measure(args.batch, args.rounds, args.threads)))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,19 @@ scikit-learn, from 320 × 240 to 4000 × 3000 pixels. The job also hashes every 
 regions.
 
     python tests/benchmarks/bench_predict.py
+    python tests/benchmarks/bench_predict.py --parts soft,actor-memory      # what the table leaves out
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import cv2
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage import data as photographs
 from sklearn.datasets import load_sample_images
+from table import Row, compare, markdown_rows, summary
 from torch.utils.data import DataLoader, Dataset
 
 from rsrnet import checkpoint
@@ -47,11 +49,19 @@ NETWORKS = {
 }
 """As in jobs/quickstart.yaml, but for the size; and as in jobs/train.yaml."""
 
-ACTORS = {"process": 0, "1 actor": 1, "2 actors": 2}
+NAMES = {"small": "a small network", "paper": "the paper's network"}
+
+ACTORS = {"one process": 0, "one actor": 1, "two actors": 2}
 """Ways to run the job: in one process without Ray, which a machine with two processors does by default; or on Ray."""
 
 BATCH = 8
 """Images of a batch of the job."""
+
+START = 2 * BATCH
+"""Images that do not count, so that starting does not: the first batch of each of two actors, which end together."""
+
+PARTS = ("binary", "paper", "memory")
+"""What the table has. There are ``soft``, as ``binary`` but with soft masks, and ``actor-memory`` besides."""
 
 
 class Photographs(Dataset):
@@ -135,30 +145,28 @@ def make_model(folder: Path, name: str) -> None:
 
 
 def measured(
-    what: str, folder: Path, images: Path, model: Path, masks: str, *, memory: bool
-) -> dict[str, float]:
-    """Run one of both in a process of its own; its images a second, its seconds, and if asked its peak memory.
+    what: str, folder: Path, images: Path, network: str, masks: str, *, memory: bool = False
+) -> float:
+    """Run one of both in a process of its own; its images a second, or if asked its peak memory in bytes.
 
     Memory is the sum of the proportional set sizes of the process and all that it started: shared pages, such as those
     of the object store, count once. Looking takes processor time, so times are taken without.
     """
     output = folder / "output"
     shutil.rmtree(output, ignore_errors=True)
-    start = time.perf_counter()
-    process = psutil.Popen(
-        [sys.executable, __file__, "--only", what, *map(str, (model, images, output, masks))]
-    )
+    places = map(str, (folder / network, images, output))
+    process = psutil.Popen([sys.executable, __file__, "--only", what, *places, masks])
     peak = 0
     while memory and process.poll() is None:
         peak = max(peak, sum(map(own_memory, [process, *process.children(recursive=True)])))
         time.sleep(1)
     assert process.wait() == 0
-    seconds = time.perf_counter() - start
     times = sorted(path.stat().st_mtime for path in output.rglob("*.png"))
     assert len(times) == len(list(images.iterdir()))
-    # From the end of the first batch on: what a process needs to start does not depend on the images.
-    rest = times[BATCH - 1 :]
-    return {"rate": (len(rest) - 1) / (rest[-1] - rest[0]), "seconds": seconds, "bytes": peak}
+    if memory:
+        return peak
+    assert len(times) > START
+    return (len(times) - START) / (times[-1] - times[START - 1])
 
 
 def own_memory(process: psutil.Process) -> int:
@@ -168,65 +176,104 @@ def own_memory(process: psutil.Process) -> int:
         return 0
 
 
-def compare(
-    folder: Path, images: Path, name: str, masks: str, rounds: int, whats: list[str], *, memory: bool = False
-) -> None:
-    model = folder / name
-    make_model(model, name)
-    runs: dict[str, list[dict[str, float]]] = {what: [] for what in whats}
-    # Rounds alternate, so that other work on the machine slows all of them.
+def rates(folder: Path, images: Path, network: str, masks: str, rounds: int) -> dict[str, list[float]]:
+    """Images a second of the loop and of each way to run the job, in each round; rounds alternate."""
+    found: dict[str, list[float]] = {what: [] for what in ("loop", *ACTORS)}
     for _ in range(rounds):
-        for what in whats:
-            runs[what].append(measured(what, folder, images, model, masks, memory=memory))
-    best = {what: max(each["rate"] for each in found) for what, found in runs.items()}
-    count = len(list(images.iterdir()))
-    print(f"{name} network, {masks} masks, {count} images, {rounds} rounds:", flush=True)
-    for what, found in runs.items():
-        rates = ", ".join(f"{each['rate']:.2f}" for each in found)
-        seconds = min(each["seconds"] for each in found)
-        peak = f", {mean(each['bytes'] for each in found) / 2**20:7.0f} MiB" if memory else ""
-        ratio = best[what] / best[whats[0]]
-        line = f"  {what:<10}{best[what]:8.2f} images/s ({rates}) {ratio:6.2f} x {whats[0]}, {seconds:6.1f} s in all"
-        print(line + peak, flush=True)
+        for what, values in found.items():
+            values.append(measured(what, folder, images, network, masks))
+    return found
+
+
+def rate_rows(folder: Path, images: Path, network: str, masks: str, rounds: int) -> list[Row]:
+    """Every way to run the job against the loop; and two actors against one where the network takes the time."""
+    found = rates(folder, images, network, masks, rounds)
+    what = f"predicting with {NAMES[network]}, {masks} masks, images/s"
+    width, size = NETWORKS[network][0].width, NETWORKS[network][1]
+    conditions = f"width {width}, {size} px, {len(list(images.iterdir()))} files, one thread each"
+
+    def row(ours: str, theirs: str, name: str) -> Row:
+        against = f"{name}, {median(found[theirs]):.3g} images/s"
+        ratios = [mine / other for mine, other in zip(found[ours], found[theirs], strict=True)]
+        return summary(f"{what}: {ours}", against, ratios, conditions=conditions)
+
+    rows = [row(way, "loop", "the test loop of public code") for way in ACTORS]
+    return rows if network == "small" else [*rows, row("two actors", "one actor", "one actor")]
+
+
+def memory_row(folder: Path, way: str) -> Row:
+    """Ten times as many images against so many; once, as it takes long and hardly varies."""
+    few, many = folder / "images", folder / "many"
+    if not many.exists():
+        make_links(many, few, 10)
+    count = len(list(few.iterdir()))
+    of_few, of_many = (
+        measured(way, folder, images, "small", "binary", memory=True) for images in (few, many)
+    )
+    return compare(
+        f"peak memory of predicting, {way}: {10 * count:,} images",
+        f"{count:,} images, {of_few / 2**20:,.0f} MiB",
+        [of_few],
+        [of_many],
+        conditions="a small network, all processes together",
+        at_most=True,
+    )
+
+
+def measure(
+    count: int = 300, paper_count: int = 48, rounds: int = 2, parts: Sequence[str] = PARTS
+) -> list[Row]:
+    """The parts asked for.
+
+    Args:
+        count: images for the small network.
+        paper_count: images for the paper's.
+        rounds: of what is timed.
+        parts: of ``PARTS`` and what it leaves out.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        images, fewer = folder / "images", folder / "fewer"
+        make_photographs(images, count)
+        make_photographs(fewer, paper_count)
+        for network in NETWORKS:
+            make_model(folder / network, network)
+        known: dict[str, Callable[[], list[Row]]] = {
+            "binary": lambda: rate_rows(folder, images, "small", "binary", rounds),
+            "soft": lambda: rate_rows(folder, images, "small", "soft", rounds),
+            "paper": lambda: rate_rows(folder, fewer, "paper", "binary", rounds),
+            "memory": lambda: [memory_row(folder, "one process")],
+            "actor-memory": lambda: [memory_row(folder, "one actor")],
+        }
+        return [row for part in parts for row in known[part]()]
+
+
+def run_only(what: str, model: Path, images: Path, output: Path, masks: str) -> None:
+    """One of both, in the process that was started for it."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if what == "loop":
+        test_loop(model, images, output, masks)
+    else:
+        predict_job(model, images, output, masks, actors=ACTORS[what])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--paper-count", type=int, default=64, help="images for the network of the paper")
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--paper-count", type=int, default=48, help="images for the network of the paper")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--parts", default="binary,soft,paper,memory", help="what to measure")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure; also soft, actor-memory")
     parser.add_argument("--only", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
-        torch.set_num_threads(1)
-        cv2.setNumThreads(1)
         what, *places, masks = args.only
-        model, images, output = map(Path, places)
-        if what == "loop":
-            test_loop(model, images, output, masks)
-        else:
-            predict_job(model, images, output, masks, actors=ACTORS[what])
+        run_only(what, *map(Path, places), masks)
         return
-    parts = args.parts.split(",")
-    whats = ["loop", *ACTORS]
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        make_photographs(folder / "images", args.count)
-        for masks in ("binary", "soft"):
-            if masks in parts:
-                compare(folder, folder / "images", "small", masks, args.rounds, whats)
-        if "paper" in parts:
-            make_photographs(folder / "few", args.paper_count)
-            compare(folder, folder / "few", "paper", "binary", args.rounds, whats)
-        if "memory" in parts:
-            make_links(folder / "many", folder / "images", 10)
-            for images in ("images", "many"):
-                compare(folder, folder / images, "small", "binary", 1, [*ACTORS][:2], memory=True)
+    print(markdown_rows(measure(args.count, args.paper_count, args.rounds, args.parts.split(","))))
 
 
 if __name__ == "__main__":
-    print(json.dumps({"cores": os.cpu_count(), "torch": torch.__version__})) if len(sys.argv) < 2 else None
     main()

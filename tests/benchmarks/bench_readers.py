@@ -11,12 +11,10 @@ grain; their masks are PNG of three channels, as in iHarmony4.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -27,6 +25,7 @@ import psutil
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from table import Row, compare, interleaved, markdown_rows
 from torch import Tensor
 from torchvision.transforms import functional
 
@@ -79,35 +78,28 @@ def make_photographs(root: Path, width: int, height: int, count: int) -> None:
     (root / LIST).write_text("\n".join(names))
 
 
-def compare_speed(folder: Path, width: int, height: int, count: int, rounds: int) -> None:
+def speed_rows(folder: Path, width: int, height: int, count: int, rounds: int) -> list[Row]:
+    """Folder and pack against the OpenCV pipeline, on so many photographs of one size."""
     root, packed = folder / f"{width}", folder / f"{width}-pack"
     make_photographs(root, width, height, count)
-    start = time.perf_counter()
     pack(root, str(packed), processes=1)
-    packing = (time.perf_counter() - start) / count
     composites = read_list(root, LIST)
-    of_folder = IHarmony4(root, composites, TrainTransform(SIZE))
-    of_pack = IHarmony4(packed, read_list(packed, LIST), TrainTransform(SIZE))
     readers: dict[str, Callable[[int], object]] = {
-        "OpenCV pipeline": lambda index: opencv_pipeline(root, composites[index]),
-        "folder": of_folder.__getitem__,
-        "pack": of_pack.__getitem__,
+        "OpenCV": lambda index: opencv_pipeline(root, composites[index]),
+        "folder": IHarmony4(root, composites, TrainTransform(SIZE)).__getitem__,
+        "pack": IHarmony4(packed, read_list(packed, LIST), TrainTransform(SIZE)).__getitem__,
     }
-    # Rounds alternate between the readers, so that other work on the machine slows all of them.
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
-    for turn in range(rounds + 1):
-        for name, read in readers.items():
-            start = time.perf_counter()
-            for index in range(count):
-                read(index)
-            if turn:
-                seconds[name].append((time.perf_counter() - start) / count)
-    best = {name: min(times) for name, times in seconds.items()}
-    print(
-        f"{width} x {height}: {count} images, best of {rounds} rounds; packing took {packing * 1e3:.0f} ms an image"
+    seconds = interleaved(
+        {name: lambda read=read: [read(index) for index in range(count)] for name, read in readers.items()},
+        rounds,
     )
-    for name, each in best.items():
-        print(f"  {name:<16}{1 / each:8.1f} samples/s{best['OpenCV pipeline'] / each:8.2f} x OpenCV pipeline")
+    plain = seconds.pop("OpenCV")
+    against = f"the OpenCV pipeline of public code, {count / median(plain):.3g} samples/s"
+    conditions = f"{count} photographs of {width} × {height}, 1 process, 1 thread"
+    return [
+        compare(f"reading to train from a {name}", against, plain, times, conditions=conditions)
+        for name, times in seconds.items()
+    ]
 
 
 def make_rows(root: Path, rows: int) -> None:
@@ -131,17 +123,22 @@ def own_memory() -> int:
     return sum(region.private_dirty for region in psutil.Process().memory_maps())
 
 
-def read_and_measure(root: str, samples: int) -> None:
-    """What a reader takes for a number of samples, printed as JSON; run in a process of its own."""
+def print_growth(root: str, samples: int) -> None:
+    """Print the bytes that a reader takes for a number of samples; run in a process of its own."""
     torch.set_num_threads(1)
     IHarmony4(root, read_list(root, LIST)[:1], TrainTransform(SIZE))[0]  # loads what is loaded late
-    before, start = own_memory(), time.perf_counter()
+    before = own_memory()
     dataset = IHarmony4(root, read_list(root, LIST), TrainTransform(SIZE))
     batches = ShardedBatches(len(dataset), 32, 0, 1, 0, dataset.blocks)
     for index in _first(batches, samples):
         dataset[index]
-    figures = {"bytes": own_memory() - before, "seconds": time.perf_counter() - start}
-    print(json.dumps(figures))
+    print(own_memory() - before)
+
+
+def growth(root: Path, samples: int) -> int:
+    """What :func:`print_growth` prints, beyond the memory of the imports."""
+    command = [sys.executable, __file__, "--measure", str(root), "--samples", str(samples)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _first(batches: ShardedBatches, samples: int) -> Iterator[tuple[int, int]]:
@@ -149,42 +146,78 @@ def _first(batches: ShardedBatches, samples: int) -> Iterator[tuple[int, int]]:
     return (index for index, _ in zip(indices, range(samples), strict=False))
 
 
-def compare_size(folder: Path, samples: int, processes: int) -> None:
-    sizes: Sequence[int] = (ROWS // 10, ROWS)
-    grown: dict[tuple[str, int], float] = {}
-    for rows in sizes:
-        root, packed = folder / f"rows-{rows}", folder / f"rows-{rows}-pack"
-        make_rows(root, rows)
+def size_rows(folder: Path, rows: int, samples: int, rounds: int, processes: int) -> list[Row]:
+    """A list of so many rows: opening it, and its memory beside that of a tenth of the rows."""
+    sizes = (rows // 10, rows)
+    places: dict[tuple[str, int], Path] = {}
+    for size in sizes:
+        root, packed = folder / f"rows-{size}", folder / f"rows-{size}-pack"
+        make_rows(root, size)
         pack(root, str(packed), PackConfig(), processes=processes)
-        for name, where in (("folder", root), ("pack", packed)):
-            command = [sys.executable, __file__, "--measure", str(where), "--samples", str(samples)]
-            runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
-            # The allocator's holes differ by some hundred kilobytes from run to run.
-            grown[name, rows] = median(json.loads(run.stdout)["bytes"] for run in runs)
-    print(f"own memory after {samples} samples, beyond that of the imports")
-    for name in ("folder", "pack"):
-        small, large = (grown[name, rows] / 2**20 for rows in sizes)
-        print(
-            f"  {name:<8}{sizes[0]:>7,} rows {small:6.1f} MiB, {sizes[1]:>7,} rows {large:6.1f} MiB", end=""
-        )
-        print(f", {large - small:+.1f} MiB")
-    whole = str(folder / f"rows-{ROWS}-pack")
+        places |= {("folder", size): root, ("pack", size): packed}
+    return [opening_row(places["folder", rows], places["pack", rows], rows, rounds)] + [
+        # Three times, as the allocator's holes differ by some hundred kilobytes from run to run.
+        memory_row(name, {size: places[name, size] for size in sizes}, samples, rounds=3)
+        for name in ("folder", "pack")
+    ]
+
+
+def opening_row(root: Path, packed: Path, rows: int, rounds: int) -> Row:
     openings = {
-        "pack": lambda: Pack(whole).read_list(LIST, ()),
-        "folder": lambda: read_list(folder / f"rows-{ROWS}", LIST),
+        "pack": lambda: Pack(str(packed)).read_list(LIST, ()),
+        "folder": lambda: read_list(root, LIST),
     }
-    times: dict[str, list[float]] = {name: [] for name in openings}
-    for _ in range(5):
-        for name, opening in openings.items():
-            start = time.perf_counter()
-            assert len(opening()) == ROWS
-            times[name].append(time.perf_counter() - start)
-    pack_s, folder_s = median(times["pack"]), median(times["folder"])
-    print(
-        f"opening {ROWS:,} rows: pack {pack_s * 1e3:.2f} ms, list of the folder {folder_s * 1e3:.0f} ms, ",
-        end="",
+    assert all(len(opening()) == rows for opening in openings.values())
+    seconds = interleaved(openings, rounds)
+    return compare(
+        "opening a pack",
+        f"reading the list of the folder, {1e3 * median(seconds['folder']):.3g} ms",
+        seconds["folder"],
+        seconds["pack"],
+        conditions=f"{rows:,} rows",
     )
-    print(f"ratio {folder_s / pack_s:.0f}")
+
+
+def memory_row(name: str, places: dict[int, Path], samples: int, rounds: int) -> Row:
+    (few, small), (many, large) = places.items()
+    grown = [(growth(small, samples), growth(large, samples)) for _ in range(rounds)]
+    of_few, of_many = zip(*grown, strict=True)
+    return compare(
+        f"own memory of the reader of a {name}, {many:,} rows",
+        f"{few:,} rows: {median(of_few) / 2**20:.3g} MiB",
+        of_few,
+        of_many,
+        conditions=f"after {samples:,} samples, without the imports",
+        at_most=True,
+    )
+
+
+def measure(
+    rounds: int = 5,
+    samples: int = 3000,
+    processes: int = 2,
+    rows: int = ROWS,
+    counts: tuple[int, int] = (60, 8),
+) -> list[Row]:
+    """Reading small and large photographs, then what a long list costs.
+
+    Args:
+        rounds: of everything that is timed.
+        samples: read before memory is measured.
+        processes: to make the packs.
+        rows: of the long list.
+        counts: small and large photographs.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    small, large = counts
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        return [
+            *speed_rows(folder, 640, 480, small, rounds),
+            *speed_rows(folder, 4000, 3000, large, rounds),
+            *size_rows(folder, rows, samples, rounds, processes),
+        ]
 
 
 def main() -> None:
@@ -197,14 +230,9 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        read_and_measure(args.measure, args.samples)
+        print_growth(args.measure, args.samples)
         return
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    with TemporaryDirectory() as folder:
-        compare_speed(Path(folder), 640, 480, 60, args.rounds)
-        compare_speed(Path(folder), 4000, 3000, 8, args.rounds)
-        compare_size(Path(folder), args.samples, args.processes)
+    print(markdown_rows(measure(args.rounds, args.samples, args.processes)))
 
 
 if __name__ == "__main__":

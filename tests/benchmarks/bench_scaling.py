@@ -66,4 +66,4 @@ def measure(rounds: int = ROUNDS) -> list[Row]:
 
 
 if __name__ == "__main__":
-    main(__file__, __doc__, measure)
+    main(__doc__, measure)

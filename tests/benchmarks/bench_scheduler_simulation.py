@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from learning_curves import Curve, draw_trials, read_curves
 from search_problem import print_table
+from table import Row, compare, markdown_rows
 
 from rsrnet_platform import drawing
 from rsrnet_platform.search.config import SearchConfig
@@ -92,11 +92,15 @@ def simulate(trials: Sequence[Curve], search: SearchConfig, workers: int) -> Out
     return Outcome(now, to_best, busy / (workers * now), epochs, best, true_best)
 
 
+Found: TypeAlias = Mapping[tuple[int, str], Sequence[Outcome]]
+"""The outcomes for so many workers and a scheduler, in the same order of searches."""
+
+
 def average(outcomes: Sequence[Outcome], name: str) -> float:
     return fmean(getattr(outcome, name) for outcome in outcomes)
 
 
-def show(found: Mapping[tuple[int, str], Sequence[Outcome]]) -> None:
+def show(found: Found) -> None:
     """Print means over the searches; ratios are to the search that gives up on no trial, with as many workers."""
     rows = []
     for (workers, scheduler), outcomes in found.items():
@@ -113,7 +117,7 @@ def show(found: Mapping[tuple[int, str], Sequence[Outcome]]) -> None:
     print_table(head.split("  "), rows)
 
 
-def figure(found: Mapping[tuple[int, str], Sequence[Outcome]], trials: int, path: Path) -> None:
+def figure(found: Found, trials: int, path: Path) -> None:
     """Draw the time to the best trial and the utilisation of the workers, by scheduler and number of workers."""
     sizes = list(dict.fromkeys(workers for workers, _ in found))
     searches = len(next(iter(found.values())))
@@ -142,6 +146,79 @@ def figure(found: Mapping[tuple[int, str], Sequence[Outcome]], trials: int, path
     drawing.save(picture, path)
 
 
+def searches(
+    curves: Sequence[Curve],
+    trials: int,
+    workers: Sequence[int],
+    number: int,
+    reduction_factor: int,
+    grace_epochs: int,
+) -> Found:
+    """The same draws of trials under each scheduler with so many workers."""
+    draws = [draw_trials(curves, trials, seed) for seed in range(number)]
+    found = {}
+    for size in workers:
+        for scheduler in LOOKS:
+            search = SearchConfig(
+                scheduler=scheduler,  # type: ignore[arg-type]
+                reduction_factor=reduction_factor,
+                grace_epochs=grace_epochs,
+            )
+            found[size, scheduler] = [simulate(drawn, search, size) for drawn in draws]
+    return found
+
+
+def rows(found: Found, conditions: str) -> list[Row]:
+    """The time to the trial that is chosen, against the search that gives up on none with as many workers."""
+    made = []
+    for (workers, scheduler), outcomes in found.items():
+        if scheduler == "none":
+            continue
+        plain = found[workers, "none"]
+        lost = fmean(one.objective - other.objective for one, other in zip(plain, outcomes, strict=True))
+        made.append(
+            compare(
+                f"simulated search, {scheduler}, {workers} worker{'s' if workers > 1 else ''}: "
+                "time to the trial chosen",
+                f"no scheduler, whose choice is {lost:.3f} IoU better"
+                if lost
+                else "no scheduler, same choice",
+                [each.to_best for each in plain],
+                [each.to_best for each in outcomes],
+                conditions=conditions,
+                at_most=True,
+            )
+        )
+    return made
+
+
+def words(trials: int, reduction_factor: int, grace_epochs: int) -> str:
+    grace = f"{grace_epochs} epoch{'s' if grace_epochs > 1 else ''} of grace"
+    return f"{trials:,} trials between recorded curves, virtual time, {grace}, reduction factor {reduction_factor}"
+
+
+def measure(
+    trials: int = 1000,
+    workers: Sequence[int] = (1, 8, 64),
+    number: int = 3,
+    reduction_factor: int = 3,
+    grace_epochs: int = 1,
+    path: Path = CURVES,
+) -> list[Row]:
+    """A row for each scheduler and number of workers.
+
+    Args:
+        trials: of a search.
+        workers: at once.
+        number: of searches, each with another draw of the trials.
+        reduction_factor: of ASHA.
+        grace_epochs: that every trial gets.
+        path: the recorded curves.
+    """
+    found = searches(read_curves(path), trials, workers, number, reduction_factor, grace_epochs)
+    return rows(found, words(trials, reduction_factor, grace_epochs))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -154,21 +231,15 @@ def main() -> None:
     parser.add_argument("--grace-epochs", type=int, default=1)
     parser.add_argument("--figure", type=Path, help="write a figure (PNG) to this file")
     args = parser.parse_args()
-    curves = read_curves(args.curves)
-    draws = [draw_trials(curves, args.trials, seed) for seed in range(args.searches)]
-    start = time.perf_counter()
-    found = {}
-    for workers in args.workers:
-        for scheduler in LOOKS:
-            search = SearchConfig(
-                scheduler=scheduler,  # type: ignore[arg-type]
-                reduction_factor=args.reduction_factor,
-                grace_epochs=args.grace_epochs,
-            )
-            found[workers, scheduler] = [simulate(trials, search, workers) for trials in draws]
-    what = f"{args.searches} searches of {args.trials} trials between {len(curves)} recorded curves, means; "
-    settings = f"reduction factor {args.reduction_factor}, grace epochs {args.grace_epochs}"
-    print(f"{what}{settings}; simulated in {time.perf_counter() - start:.0f} s")
+    found = searches(
+        read_curves(args.curves),
+        args.trials,
+        args.workers,
+        args.searches,
+        args.reduction_factor,
+        args.grace_epochs,
+    )
+    print(markdown_rows(rows(found, words(args.trials, args.reduction_factor, args.grace_epochs))))
     print()
     show(found)
     if args.figure:

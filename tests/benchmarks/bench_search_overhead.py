@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 from unittest.mock import patch
 
 from search_problem import Collector, Stopwatch, make_images, print_table, run_search, search_job, train_here
+from table import Row, markdown_rows, summary
 
+from rsrnet.agreement import NoNotice
 from rsrnet_platform import cluster, spec
 from rsrnet_platform.search.ledger import Ledger
 from rsrnet_platform.search.trials import Journal
@@ -73,7 +75,11 @@ class Later:
         return sum(self.parts[label] for label in ("begin", "hear", "end"))
 
 
-def measure(job: spec.TuneJob, scratch: Path) -> tuple[list[Later], dict[str, float]]:
+Round: TypeAlias = tuple[list[Later], dict[str, float]]
+"""The trials of a search after the first, and what the search cost once."""
+
+
+def search_and_repeat(job: spec.TuneJob, scratch: Path) -> Round:
     """Search, then train the same points again in this process; the trials, and what a search costs once."""
     from ray import tune
 
@@ -98,7 +104,9 @@ def measure(job: spec.TuneJob, scratch: Path) -> tuple[list[Later], dict[str, fl
         own = train_here(job, trial.point, collector)
         own_steps = sum(report["metrics"]["time/epoch_seconds"] for report in collector.reports)
         with patch.object(tune, "report", lambda metrics: None):
-            kept = train_here(job, trial.point, ActorHost(scratch / job.name / str(trial.index), False))
+            kept = train_here(
+                job, trial.point, ActorHost(scratch / job.name / str(trial.index), False, NoNotice())
+            )
         parts = {label: watch.seconds(label, start, end) for label in CALLS}
         journal = trial.ended - before.ended
         later.append(Later(end - start, journal, parts, heard[trial.index], own, own_steps, kept))
@@ -149,6 +157,47 @@ def show(trials: list[Later], onces: list[dict[str, float]], reports: int) -> No
     )
 
 
+def found(trials: int, folds: int, epochs: int, rounds: int) -> list[Round]:
+    """Every round's figures."""
+    # The paper's own point is a trial besides those that are drawn.
+    search = {"algorithm": "random", "trials": trials - 1, "folds": folds, "concurrent": 1}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_images(folder / "images", train=24)
+        jobs = [search_job(folder, f"round-{i}", SPACE, search, epochs) for i in range(rounds)]
+        train_here(jobs[0], {"fit.lr": 1e-3}, Collector())  # the first training in a process is slower
+        with cluster.connect(jobs[0].cluster):
+            return [search_and_repeat(job, folder / "here") for job in jobs]
+
+
+def rows(measured: list[Round], conditions: str) -> list[Row]:
+    """What a trial after the first costs beyond its own training: of it, and in seconds."""
+    shares = [median(100 * (each.search - each.own) / each.own for each in later) for later, _ in measured]
+    seconds = [median(each.search - each.own for each in later) for later, _ in measured]
+    own = median(each.own for later, _ in measured for each in later)
+    what, against = "search, a trial after the first: beyond its own training", "its training by itself"
+    return [
+        summary(what, f"{against}, {own:.3g} s", shares, unit="%", conditions=conditions, at_most=True),
+        summary(what, "-", seconds, unit="s", conditions=conditions, at_most=True),
+    ]
+
+
+def words(trials: int, folds: int, epochs: int) -> str:
+    return f"{trials} trials of {folds} folds × {epochs} epochs, one at a time on 1 CPU, a tiny network"
+
+
+def measure(trials: int = 10, folds: int = 2, epochs: int = 3, rounds: int = 3) -> list[Row]:
+    """Two rows; a value of a round is the median of its trials.
+
+    Args:
+        trials: of a search, the first included.
+        folds: of a trial.
+        epochs: of a fold.
+        rounds: searches, each followed by the same trainings without.
+    """
+    return rows(found(trials, folds, epochs, rounds), words(trials, folds, epochs))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,25 +207,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    search = {
-        "algorithm": "random",
-        "trials": args.trials - 1,  # and the paper's own point
-        "folds": args.folds,
-        "concurrent": 1,
-    }
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_images(folder / "images", train=24)
-        jobs = [search_job(folder, f"round-{i}", SPACE, search, args.epochs) for i in range(args.rounds)]
-        train_here(jobs[0], {"fit.lr": 1e-3}, Collector())  # the first training in a process is slower
-        with cluster.connect(jobs[0].cluster):
-            rounds = [measure(job, folder / "here") for job in jobs]
-    what = f"{args.trials} trials of {args.folds} folds x {args.epochs} epochs, one at a time, on 1 CPU"
-    print(f"{what}; {args.rounds} rounds, medians")
+    measured = found(args.trials, args.folds, args.epochs, args.rounds)
+    print(markdown_rows(rows(measured, words(args.trials, args.folds, args.epochs))))
     print()
     show(
-        [trial for later, _ in rounds for trial in later],
-        [once for _, once in rounds],
+        [trial for later, _ in measured for trial in later],
+        [once for _, once in measured],
         args.folds * args.epochs,
     )
 

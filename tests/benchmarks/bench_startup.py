@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from side_by_side import HERE, Case, show
-from table import Row, summary
+from side_by_side import HERE, Case
+from table import Row, markdown_rows, summary
 
 ROUNDS = 3
 
@@ -124,7 +124,7 @@ def main() -> None:
     jobs, plains = rounds(args.rounds)
     for text, seconds in medians(jobs).items():
         print(f"{seconds:6.2f} s  {text}")
-    show(__file__, rows(jobs, plains))
+    print(markdown_rows(rows(jobs, plains)))
     if args.picture:
         draw(medians(jobs), statistics.median(plains), args.picture)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rsrnet.agreement import NoNotice
 from rsrnet_platform import spec, tune
 from rsrnet_platform.restart import Start
 from rsrnet_platform.search.cross_validation import TrialHost, TrialTask, cross_validate
@@ -110,6 +111,7 @@ class Collector:
     rank = 0
     world_size = 1
     device = torch.device("cpu")
+    notice = NoNotice()
 
     def __init__(self) -> None:
         self.reports: list[dict[str, Any]] = []
@@ -125,6 +127,9 @@ class Collector:
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
         """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
         self.reports.append(metrics)
+
+    def interrupt(self, write: Callable[[Path], None]) -> None:
+        """See :class:`~rsrnet_platform.search.cross_validation.TrialHost`."""
 
 
 def train_here(job: spec.TuneJob, point: Point, host: TrialHost) -> float:

@@ -8,12 +8,12 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from table import Row, markdown
+from table import Row, markdown_rows
 
 ROUNDS = 3
 
@@ -103,18 +103,13 @@ tracking: {{uri: {self.folder / "mlflow.db"}, model: null}}
         return kept | {"OMP_NUM_THREADS": "1"}
 
 
-def show(script: str, rows: Sequence[Row]) -> None:
-    """Print a benchmark's rows as README.md shows them."""
-    print(markdown({Path(script).name: {"rows": [asdict(row) for row in rows]}}))
-
-
-def main(script: str, description: str | None, measure: Callable[[int], list[Row]]) -> None:
+def main(description: str | None, measure: Callable[[int], list[Row]]) -> None:
     """The command line of a benchmark: its rows are printed as README.md shows them."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    show(script, measure(parser.parse_args().rounds))
+    print(markdown_rows(measure(parser.parse_args().rounds)))
 
 
 def pace(history: list[dict[str, float]]) -> float:

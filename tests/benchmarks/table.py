@@ -2,7 +2,7 @@
 
 Every module ``bench_NAME.py`` beside this one that belongs to the table has ``measure() -> list[Row]``.
 ``python tests/benchmarks/table.py`` (``make bench``) calls them, each in a process of its own, writes
-``benchmarks.json``, and puts the table into README.md.
+``benchmarks.json``, and puts the tables into README.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = ROOT / "benchmarks.json"
 README = ROOT / "README.md"
+OTHERS = "All other figures"
 BEGIN, END = "<!-- benchmarks: written by make bench -->\n", "<!-- end of benchmarks -->\n"
 PACKAGES = ("torch", "numpy", "ray", "mlflow")
 
@@ -38,6 +39,12 @@ MODULES = (
     "bench_scaling",
     "bench_startup",
     "bench_cost",
+    "bench_average_precision",
+    "bench_readers",
+    "bench_predict",
+    "bench_search_overhead",
+    "bench_asha",
+    "bench_scheduler_simulation",
 )
 """What makes up the table, in its order."""
 
@@ -174,9 +181,12 @@ def read(path: Path = RESULTS) -> dict[str, dict[str, Any]]:
 
 def rows_of(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Row]]:
     """All rows with their script's name, in the order of the table."""
+    return [(script, Row(**row)) for script in _in_order(results) for row in results[script]["rows"]]
+
+
+def _in_order(scripts: Iterable[str]) -> list[str]:
     order = [f"{name}.py" for name in MODULES]
-    scripts = sorted(results, key=lambda script: order.index(script) if script in order else len(order))
-    return [(script, Row(**row)) for script in scripts for row in results[script]["rows"]]
+    return sorted(scripts, key=lambda script: order.index(script) if script in order else len(order))
 
 
 def write(script: str, rows: Sequence[Row], path: Path = RESULTS) -> dict[str, dict[str, Any]]:
@@ -193,10 +203,39 @@ def _rounded(row: Row) -> Row:
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of README.md."""
-    lines = ["| what | against | ratio | target | script |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"{_cells(row)} `{script}` |" for script, row in rows_of(results)]
+    """What README.md shows: the rows that have a target, where all was measured, and folded away the other rows."""
+    rows = rows_of(results)
+    aimed = [(script, row) for script, row in rows if row.target is not None]
+    others = [(script, row) for script, row in rows if row.target is None]
+    parts = [_table(aimed, results)] if aimed else []
+    parts.append(_places(results))
+    if others:
+        # GitHub reads Markdown within HTML only behind an empty line.
+        parts.append(f"<details><summary>{OTHERS}</summary>\n\n{_table(others, results)}\n</details>\n")
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[tuple[str, Row]], results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Rows with their script and the day it ran."""
+    lines = ["| what | against | ratio | target | script, date |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"{_cells(row)} `{script}`, {results[script]['date'].split()[0]} |" for script, row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _places(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where the scripts ran: a sentence, or an item of a list for each place if there are several."""
+    scripts: dict[str, list[str]] = {}
+    for script in _in_order(results):
+        scripts.setdefault(_place(results[script]), []).append(f"`{script}`")
+    if len(scripts) == 1:
+        return f"All measured on {next(iter(scripts))}.\n"
+    return "".join(f"- {', '.join(names)}: measured on {place}.\n" for place, names in scripts.items())
+
+
+def _place(measured: Mapping[str, Any]) -> str:
+    """Machine, Python and packages in words."""
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    return f"{measured['machine']}; Python {measured['python']}; {versions}"
 
 
 def markdown_rows(rows: Sequence[Row]) -> str:
@@ -226,7 +265,7 @@ def _unit(row: Row) -> str:
 
 
 def put_into(text: str, table: str) -> str:
-    """A document with the table between its two marks."""
+    """A document with what :func:`markdown` writes between the two marks."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + "\n" + table + "\n" + END + rest.split(END)[1]
 
