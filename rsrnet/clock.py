@@ -52,6 +52,10 @@ class Clock:
         """A step with so many images, over all ranks, is done."""
         now = time.perf_counter()
         seconds, self.mark = now - self.mark, now
+        if self.steps_done == 1:
+            # Of the pace, the first step is told while there is no other: it makes what the others find made, such as
+            # compiled code.
+            self.images, self.seconds = 0, 0.0
         self.seconds += seconds
         if not self._is_first:
             before = self.steady
@@ -73,10 +77,10 @@ class Clock:
 
     @property
     def images_per_second(self) -> float:
-        """Over all ranks, since this process began to train."""
+        """Over all ranks, since this process began to train, its first step aside."""
         return self.images / self.seconds
 
     @property
     def seconds_left(self) -> float:
         """Until the last step."""
-        return self.seconds / self.steps_done * self.steps_left
+        return self.seconds / max(1, self.steps_done - 1) * self.steps_left

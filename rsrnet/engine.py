@@ -54,7 +54,7 @@ class Progress:
     """Mean loss of the epoch so far on this rank, a scalar (reading it waits for the device)."""
 
     images_per_second: float
-    """Over all ranks, since this process began to train."""
+    """Over all ranks, since this process began to train, its first step aside."""
 
     seconds_left: float
     """Until the last epoch ends, validation aside."""

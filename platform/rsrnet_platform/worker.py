@@ -71,6 +71,8 @@ def train(task: Task, host: TrainHost) -> None:
     observer = Observer(task, host, val_set) if host.rank == 0 else None
     if observer:
         observer.catch_up(training, start.damaged)
+        if job.fit.compile:
+            observer.compiling()
         if isinstance(job.cluster.workers, WorkerRange):
             observer.begin_with(host.world_size)
 
@@ -188,6 +190,10 @@ class Observer:
     def begin_with(self, workers: int) -> None:
         """Say how many workers of a range there are from now on."""
         self.reporter.milestone(f"Training with {count(workers, 'worker')} now.", self.done)
+
+    def compiling(self) -> None:
+        """Say what the first step waits for."""
+        self.reporter.milestone("Compiling the network: the first step takes a minute or so.", self.done)
 
     def interrupted(self, training: engine.Training) -> None:
         """Say that a checkpoint was written in the middle of an epoch."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rsrnet import checkpoint, engine
+from rsrnet.clock import Clock
 from rsrnet.data.iharmony4 import IHarmony4
 from rsrnet.data.lists import read_list
 from rsrnet.data.loader import loader
@@ -39,6 +40,20 @@ def test_training_learns_and_reports(squares, tiny, recipe) -> None:
     assert seen[0].seconds_left > 0
     assert all(p.images_per_second > 0 and p.steps == 3 for p in seen)
     assert 0 <= metrics["time/waiting_for_data"] < 1
+
+
+def test_a_slow_first_step_is_forgotten_by_the_pace(monkeypatch) -> None:
+    """It compiles, and the time left would be wrong for an hour."""
+    times = iter([0.0, 0.0, 60.0, 60.0, 62.0, 62.0, 64.0])
+    monkeypatch.setattr("rsrnet.clock.time.perf_counter", lambda: next(times))
+    clock = Clock(steps=13)
+    clock.start_epoch()
+    found = []
+    for _ in range(3):
+        clock.got_batch()
+        clock.did_step(8)
+        found.append((clock.images_per_second, clock.seconds_left))
+    assert found == [(8 / 60, 720.0), (4.0, 22.0), (4.0, 20.0)]
 
 
 def test_learning_rate_halves_after_the_milestones(squares, tiny, recipe) -> None:

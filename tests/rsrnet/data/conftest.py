@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rsrnet.data.naming import Composite
+from tests.rsrnet.data.planted import TEST, TRAIN, plant, write_list
 
 
 def composite_pixels(size: tuple[int, int], seed: int) -> Image.Image:
@@ -44,3 +45,13 @@ def add(tmp_path: Path) -> Callable[..., Composite]:
 def add_many(add: Callable[..., Composite]) -> Callable[[int], list[Composite]]:
     """Write this many composites of as many photographs."""
     return lambda count: [add(f"HCOCO/composite_images/c{i}_7_{i + 1}.jpg") for i in range(count)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small, sound dataset of all four sub-datasets of iHarmony4."""
+    dataset = tmp_path / "dataset"
+    plant(dataset, (*TRAIN, *TEST))
+    write_list(dataset, "le50_train.txt", TRAIN)
+    write_list(dataset, "le50_test.txt", TEST)
+    return dataset

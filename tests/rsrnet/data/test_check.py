@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,72 +16,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsrnet.data.check import check, write_lists
+from rsrnet.data.check import write_lists
 from rsrnet.data.check.facts import File, look
-from rsrnet.data.check.findings import KINDS, Report
+from rsrnet.data.check.findings import KINDS
 from rsrnet.data.check.memory import MEMORY
 from rsrnet.data.errors import DataError
-
-FOLDERS = {"c": "HCOCO", "a": "HAdobe5k", "f": "HFlickr", "d": "Hday2night", "s": "Sample"}
-TRAIN = ("c1_10_1", "c1_10_2", "c1_11_1", "c2_20_1", "f5_1_1", "d9-20120101-120000_1_1", "a0001_1_1")
-TEST = ("c3_30_1", "c4_40_2", "f6_2_1", "d8-7_1_1")
-FILES = 11 + 10 + 9
-"""Composites, masks and photographs of these names."""
-
-SIZE = (40, 30)
-ORIENTATION = 0x0112
-
-
-def line(name: str) -> str:
-    return f"{FOLDERS[name[0]]}/composite_images/{name}.jpg"
-
-
-def mask_of(name: str) -> str:
-    return f"{FOLDERS[name[0]]}/masks/{name.rsplit('_', 1)[0]}.png"
-
-
-def real_of(name: str) -> str:
-    return f"{FOLDERS[name[0]]}/real_images/{name.split('_')[0]}.jpg"
-
-
-def mask(share: float = 0.25) -> Image.Image:
-    """A mask with this part of its pixels white."""
-    pixels = np.zeros(SIZE[0] * SIZE[1], np.uint8)
-    pixels[: round(share * pixels.size)] = 255
-    return Image.fromarray(pixels.reshape(SIZE[1], SIZE[0]))
-
-
-def write_list(root: Path, name: str, names: Iterable[str]) -> None:
-    (root / name).write_text("".join(f"{line(each)}\n" for each in names))
-
-
-def plant(root: Path, names: Iterable[str], size: tuple[int, int] = SIZE) -> None:
-    """Write the composites with their masks and photographs."""
-    for name in names:
-        for path in (line(name), mask_of(name), real_of(name)):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, "teal").save(root / line(name))
-        Image.new("RGB", size, "olive").save(root / real_of(name))
-        mask().resize(size, Image.Resampling.NEAREST).save(root / mask_of(name))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A small, sound dataset of all four sub-datasets of iHarmony4."""
-    dataset = tmp_path / "dataset"
-    plant(dataset, (*TRAIN, *TEST))
-    write_list(dataset, "le50_train.txt", TRAIN)
-    write_list(dataset, "le50_test.txt", TEST)
-    return dataset
-
-
-def found(report: Report) -> list[tuple[str, str]]:
-    """Kinds and files of the findings, but for the counts, which cannot be those of 71,492 composites."""
-    return [(each.kind, each.file) for each in report.findings if each.kind != "other_count"]
-
-
-def run(root: Path, *lists: str, **options: object) -> Report:
-    return check(root, lists, processes=1, **options)  # type: ignore[arg-type]
+from tests.rsrnet.data.planted import (
+    FILES,
+    FOLDERS,
+    ORIENTATION,
+    SIZE,
+    TEST,
+    TRAIN,
+    found,
+    line,
+    mask,
+    mask_of,
+    plant,
+    real_of,
+    run,
+    truncate,
+    write_list,
+)
 
 
 def test_a_sound_dataset_has_nothing_but_other_counts(root: Path) -> None:
@@ -103,10 +57,6 @@ def test_a_sound_dataset_has_nothing_but_other_counts(root: Path) -> None:
 # One defect at a time: what is done to the dataset, and what must be found.
 
 FIRST = TRAIN[0]
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-30])
 
 
 def append(path: Path, text: str) -> None:
@@ -478,136 +428,6 @@ def test_official_lists_that_are_asked_for_are_checked_like_any_other(official: 
     report = run(official, "IHD_train.txt")
     assert report.derived == {}
     assert found(report) == [("mask_over_half", mask_of("c1_10_1"))]
-
-
-# What is remembered.
-
-
-def test_a_second_check_decodes_only_what_changed(root: Path) -> None:
-    truncate(root / line("c2_20_1"))
-    first = run(root)
-    second = run(root)
-    assert (second.checked, second.decoded) == (FILES, 0)
-    assert (second.findings, second.counts) == (first.findings, first.counts)
-    Image.new("RGB", (9, 9)).save(root / line("c2_20_1"))
-    os.utime(root / mask_of("c3_30_1"))
-    third = run(root)
-    assert third.decoded == 2
-    assert found(third) == [("other_size", line("c2_20_1"))]
-    assert run(root, fresh=True).decoded == FILES
-    assert run(root).decoded == 0
-
-
-def test_what_may_be_gone_next_time_is_not_remembered(root: Path) -> None:
-    path = root / line("c2_20_1")
-    path.unlink()
-    path.symlink_to(path)
-    assert found(run(root)) == [("undecodable_composite", line("c2_20_1"))]
-    assert run(root).decoded == 1
-
-
-@pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_line_that_was_cut_short_is_done_again(root: Path, cut: int) -> None:
-    run(root)
-    memory = root / MEMORY
-    memory.write_bytes(memory.read_bytes()[:-cut])
-    assert run(root).decoded == (1 if cut > 1 else 0)
-    assert run(root).decoded == 0
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe\0\n\n", b"[1, 2]\n{}\n", b'{"rsrnet-check": 0}\n["a"]\n']
-)
-def test_a_memory_of_something_else_is_replaced(root: Path, content: bytes) -> None:
-    (root / MEMORY).write_bytes(content)
-    assert run(root).decoded == FILES
-    assert run(root).decoded == 0
-    assert (root / MEMORY).read_text().startswith('{"rsrnet-check": 1}\n[')
-
-
-def test_where_the_dataset_cannot_be_written_the_cache_remembers(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (root / MEMORY).mkdir()  # so that no file of this name can be written, not even by root
-    before = sorted(root.rglob("*"))
-    assert run(root).decoded == FILES
-    assert run(root).decoded == 0
-    assert sorted(root.rglob("*")) == before
-    assert len(list((tmp_path / "cache").rglob("*.jsonl"))) == 1
-    monkeypatch.setenv("XDG_CACHE_HOME", str(root / line("c2_20_1")))
-    assert run(root).decoded == FILES
-
-
-def test_several_processes_find_what_one_finds(root: Path) -> None:
-    more = [f"c{index}_1_1" for index in range(100, 140)]
-    plant(root, more)
-    write_list(root, "le50_train.txt", (*TRAIN, *more))
-    truncate(root / line("c105_1_1"))
-    (root / mask_of("c109_1_1")).unlink()
-    seen: list[tuple[int, int]] = []
-    several = check(root, processes=3, progress=lambda done, total: seen.append((done, total)))
-    assert found(several) == [
-        ("missing_mask", mask_of("c109_1_1")),
-        ("undecodable_composite", line("c105_1_1")),
-    ]
-    assert several == run(root, fresh=True)
-    files = FILES + 3 * 40 - 1
-    assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == ((0, files), (files, files))
-    assert len((root / MEMORY).read_text().splitlines()) == 1 + files
-
-
-@pytest.fixture
-def large(root: Path) -> Path:
-    """The dataset with enough composites to occupy two processes for a while."""
-    more = [f"c{index}_1_1" for index in range(100, 400)]
-    plant(root, more[:1])
-    for name in more[1:]:
-        for path in (line, mask_of, real_of):
-            os.link(root / path(more[0]), root / path(name))
-    write_list(root, "le50_train.txt", more)
-    return root
-
-
-def test_what_is_reported_as_done_is_on_disk(large: Path) -> None:
-    seen: list[tuple[int, int]] = []
-
-    def look_at_memory(done: int, total: int) -> None:
-        seen.append((done, len((large / MEMORY).read_text().splitlines()) - 1))
-
-    run(large, progress=look_at_memory)
-    assert len(seen) > 10
-    assert all(done == remembered for done, remembered in seen)
-
-
-class Interrupt(BaseException):
-    """What no check expects."""
-
-
-def test_an_interrupted_check_ends_its_processes_and_goes_on_later(large: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done:
-            raise Interrupt
-
-    with pytest.raises(Interrupt):
-        check(large, processes=2, progress=interrupt)
-    assert multiprocessing.active_children() == []
-    remembered = len((large / MEMORY).read_text().splitlines()) - 1
-    report = run(large)
-    assert 0 < remembered < report.checked
-    assert report.decoded == report.checked - remembered
-    assert found(report) == []
-
-
-def test_a_killed_process_is_reported_and_costs_little(large: Path) -> None:
-    def kill_one(done: int, total: int) -> None:
-        for child in multiprocessing.active_children()[:1]:
-            child.kill()
-
-    with pytest.raises(DataError, match=r"was killed, probably for want of memory.*with fewer --processes"):
-        check(large, processes=2, progress=kill_one)
-    assert run(large).ok
 
 
 def test_json_has_the_documented_keys(root: Path) -> None:
