@@ -76,8 +76,10 @@ def test_large_images_are_resized_like_small_ones(
     )
     crop = decoded[top : top + height, left : left + width].permute(2, 0, 1)
     expected = interpolate(crop[None].float(), (size, size), mode="bilinear", align_corners=False)[0]
-    np.testing.assert_allclose(resize_image(crop, size).numpy() * 255, expected.numpy(), atol=0.01)
-    clear = abs(expected[:1] - 127.5) > 0.01
+    # Where a pixel's centre is rounded in float32, by torch's fused products another way, its value moves that much.
+    rounding = 0.01 + 255 * float(np.spacing(np.float32(max(height, width))))
+    np.testing.assert_allclose(resize_image(crop, size).numpy() * 255, expected.numpy(), atol=rounding)
+    clear = abs(expected[:1] - 127.5) > rounding
     np.testing.assert_array_equal(resize_mask(crop[:1], size)[clear], (expected[:1] > 127.5)[clear])
 
 
