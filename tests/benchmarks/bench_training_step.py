@@ -34,7 +34,9 @@ def default_device() -> str:
 OPTIONS = {
     "": FitConfig(),
     ", fit.checkpoint_iterations": FitConfig(checkpoint_iterations=True),
+    ", fit.compile": FitConfig(compile=True),
     ", fit.precision: bfloat16": FitConfig(precision="bfloat16"),
+    ", fit.precision: bfloat16, fit.compile": FitConfig(precision="bfloat16", compile=True),
 }
 
 
@@ -95,8 +97,8 @@ def measure(
     seconds = interleaved(contenders, rounds)
     memory = {name: peak_bytes(step, device) for name, step in contenders.items()}
     rows = []
-    for name in OPTIONS:
-        against = AGAINST if name != ", fit.precision: bfloat16" else AGAINST.removesuffix(", same outputs")
+    for name, recipe in OPTIONS.items():
+        against = AGAINST if recipe.precision == "float32" else AGAINST.removesuffix(", same outputs")
         rows.append(
             compare(
                 f"training step{name}",
