@@ -42,7 +42,12 @@ def require_compiler(device: torch.device) -> None:
 
 
 def compile_parts(model: RSRNet) -> None:
-    """Compile a network in place, each part when it is called first."""
+    """Compile a network in place, each part when it is called first.
+
+    What this process has compiled before is forgotten: of one function torch.compile keeps eight variants, and from the
+    ninth on, as in a search over architectures, it would compute uncompiled without a word.
+    """
+    torch.compiler.reset()
     for part in (model.encoder, model.reasoning, model.decoder, model.combination):
         if part is not None:
             part.compile(dynamic=False)

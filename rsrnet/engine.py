@@ -251,7 +251,8 @@ class Training:
             size = min(self.config.batch_size, images - done.step * self.config.batch_size)
             look = notice.asked() or notice.due()
             # Compiled for one size of batches: the last of an epoch would be compiled for itself alone.
-            with compiled() if self.config.compile and size == self.config.batch_size else nullcontext():
+            full = size == min(self.config.batch_size, images)
+            with compiled() if self.config.compile and full else nullcontext():
                 terms, look = self._step(network, batch, size, agreement, look, phases)
             done.step += 1
             if isinstance(terms, Bad):

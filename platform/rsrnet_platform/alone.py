@@ -47,9 +47,9 @@ def alone_in(
     try:
         yield
     finally:
-        # One that hangs has been told of, or is no longer needed: the lock ends with the process.
-        with suppress(HangsError):
-            within(setting, lambda: _leave(path, made, held, begun()), seconds=_SECONDS_TO_LEAVE)
+        # One that hangs or fails has been told of, or is no longer needed: the lock ends with the process.
+        with suppress(HangsError, OSError):
+            within(setting, lambda: _leave(path, made, held, begun), seconds=_SECONDS_TO_LEAVE)
 
 
 def _make(folder: Path) -> list[Path]:
@@ -59,14 +59,14 @@ def _make(folder: Path) -> list[Path]:
     return made
 
 
-def _leave(path: Path, made: Sequence[Path], held: BaseFileLock, begun: bool) -> None:
+def _leave(path: Path, made: Sequence[Path], held: BaseFileLock, begun: Callable[[], bool]) -> None:
     """Open the folder to others; remove the lock and what was made for it where nothing was begun."""
     try:
-        if not begun:
-            path.unlink(missing_ok=True)
+        if begun():
+            return
+        path.unlink(missing_ok=True)
     finally:
         held.release()
-    if not begun:
-        with suppress(OSError):  # something else is there, or others use them by now
-            for each in made:
-                each.rmdir()
+    with suppress(OSError):  # something else is there, or others use them by now
+        for each in made:
+            each.rmdir()

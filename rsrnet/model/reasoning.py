@@ -186,7 +186,29 @@ def bilinear_upsampling(mask: Tensor) -> Tensor:
     return F.interpolate(mask, scale_factor=STRIDE, mode="bilinear", align_corners=False)
 
 
-class Reasoning(nn.Module):
+class Iterated(nn.Module):
+    """What iterates: ``_step`` is one iteration, ``_upsample`` makes a state's mask one of the image's resolution."""
+
+    def compile(self, *args: Any, **how: Any) -> None:
+        """Compile one iteration, the upsampling and the heads: in a whole, every iteration would be compiled anew.
+
+        Args:
+            *args: of :func:`torch.compile`.
+            **how: of :func:`torch.compile`.
+        """
+        for name in ("_step", "_upsample"):
+            setattr(self, name, torch.compile(getattr(self, name), *args, **how))
+        for name in ("style_head", "context_head"):
+            if (head := getattr(self, name, None)) is not None:
+                head.compile(*args, **how)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, which computes with the parameters of this one: a copy has its own."""
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in ("_step", "_upsample")}
+
+
+class Reasoning(Iterated):
     """K iterations between the background's style and the pixels unlike it (section 3.2).
 
     The residuals are summed as logits and the mask is their sigmoid, so that it stays between 0 and 1 with a
@@ -258,19 +280,6 @@ class Reasoning(nn.Module):
         count = self.iterations if iterations is None else iterations
         return unroll(start, step, upsample, count, tolerance, every_mask=every_mask)
 
-    def compile(self, *args: Any, **how: Any) -> None:
-        """Compile one iteration, the upsampling and the heads: in a whole, every iteration would be compiled anew.
-
-        Args:
-            *args: of :func:`torch.compile`.
-            **how: of :func:`torch.compile`.
-        """
-        self._step = torch.compile(self._step, *args, **how)  # type: ignore[method-assign]
-        self._upsample = torch.compile(self._upsample, *args, **how)  # type: ignore[method-assign]
-        for head in (self.style_head, self.context_head):
-            if head is not None:
-                head.compile(*args, **how)
-
     def _step(self, state: State, weights: tuple[Tensor, Tensor] | None) -> State:
         """One iteration: prototype, similarity map, X^k, H^k and the residual of the mask."""
         inputs = [self.mask_conv(state.mask)]
@@ -301,7 +310,7 @@ class Reasoning(nn.Module):
         return context.new_zeros(batch, channels // 2, height, width)
 
 
-class SimilarityReasoning(nn.Module):
+class SimilarityReasoning(Iterated):
     """Row 3 of Table 2: the similarity map of scale 0 is itself the mask, K times, as in K-means.
 
     A cosine of 1 is certain background and -1 certain foreground, so the mask is (1 - S) / 2.
@@ -325,7 +334,7 @@ class SimilarityReasoning(nn.Module):
         style = self.style_head(features)
         mask = torch.zeros_like(style[:, :1], dtype=torch.float32)
         start = State(mask, style, style, local_directions(style, (0,)))
-        step, upsample = self._step, _upsampled
+        step, upsample = self._step, self._upsample
         if checkpointed:
             step, upsample = made_again(step), made_again(upsample)
         count = self.iterations if iterations is None else iterations
@@ -336,9 +345,9 @@ class SimilarityReasoning(nn.Module):
         prototype = background_prototype(state.style, state.mask)
         return state._replace(mask=(1 - similarity_map(state.directions, prototype)).clamp(0, 2) / 2)
 
-
-def _upsampled(state: State) -> Tensor:
-    return bilinear_upsampling(state.mask)
+    @staticmethod
+    def _upsample(state: State) -> Tensor:
+        return bilinear_upsampling(state.mask)
 
 
 def _conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:

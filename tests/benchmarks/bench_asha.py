@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,8 +135,9 @@ def rows(found: Mapping[str, list[Trial]], conditions: str) -> list[Row]:
     return made
 
 
-def words(folds: int, epochs: int, images: int, reduction_factor: int) -> str:
-    return f"{folds} folds × {epochs} epochs, {images} images, a tiny network, reduction factor {reduction_factor}"
+def words(folds: int, epochs: int, images: int, reduction_factor: int, concurrent: int | None) -> str:
+    network = f"{folds} folds × {epochs} epochs, {images} images, a tiny network, reduction factor {reduction_factor}"
+    return f"{network}, {concurrent or os.cpu_count()} trials at once"
 
 
 def measure(
@@ -155,7 +157,7 @@ def measure(
         concurrent: trials at once; default: as many as there are CPUs.
     """
     found = searches(folds, epochs, images, reduction_factor, concurrent)
-    return rows(found, words(folds, epochs, images, reduction_factor))
+    return rows(found, words(folds, epochs, images, reduction_factor, concurrent))
 
 
 def main() -> None:
@@ -173,7 +175,7 @@ def main() -> None:
     found = searches(*settings, args.concurrent)
     if args.record:
         write_curves(found[FULL], args.record)
-    print(markdown_rows(rows(found, words(*settings))))
+    print(markdown_rows(rows(found, words(*settings, args.concurrent))))
     for name in GRACES:
         print(f"\ngrace of {name}\n")
         show(found[FULL], found[name])

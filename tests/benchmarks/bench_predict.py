@@ -58,7 +58,8 @@ BATCH = 8
 """Images of a batch of the job."""
 
 START = 2 * BATCH
-"""Images that do not count, so that starting does not: the first batch of each of two actors, which end together."""
+"""Images that do not count, so that starting does not: two actors' first batches, if both are there from the beginning.
+One that comes later makes its start count."""
 
 PARTS = ("binary", "paper", "memory")
 """What the table has. There are ``soft``, as ``binary`` but with soft masks, and ``actor-memory`` besides."""

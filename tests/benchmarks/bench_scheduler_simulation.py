@@ -169,7 +169,7 @@ def searches(
 
 
 def rows(found: Found, conditions: str) -> list[Row]:
-    """The time to the trial that is chosen, against the search that gives up on none with as many workers."""
+    """The time of the search, against the one that gives up on no trial with as many workers."""
     made = []
     for (workers, scheduler), outcomes in found.items():
         if scheduler == "none":
@@ -178,13 +178,12 @@ def rows(found: Found, conditions: str) -> list[Row]:
         lost = fmean(one.objective - other.objective for one, other in zip(plain, outcomes, strict=True))
         made.append(
             compare(
-                f"simulated search, {scheduler}, {workers} worker{'s' if workers > 1 else ''}: "
-                "time to the trial chosen",
-                f"no scheduler, whose choice is {lost:.3f} IoU better"
+                f"simulated search, {scheduler}, {workers} worker{'s' if workers > 1 else ''}: time",
+                f"no scheduler, whose choice is {lost:.3f} IoU better on average"
                 if lost
                 else "no scheduler, same choice",
-                [each.to_best for each in plain],
-                [each.to_best for each in outcomes],
+                [each.seconds for each in plain],
+                [each.seconds for each in outcomes],
                 conditions=conditions,
                 at_most=True,
             )
