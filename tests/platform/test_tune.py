@@ -25,6 +25,7 @@ from rsrnet_platform import cli, spec, tune
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.restart import Start
 from rsrnet_platform.search.cross_validation import TrialTask, cross_validate
+from rsrnet_platform.search.ledger import Ledger
 from rsrnet_platform.store import open_client, resolve_uri
 
 PAPER = {"model.iterations": 12, "fit.lr": 1e-4}
@@ -481,3 +482,23 @@ def test_trials_with_workers_of_their_own_free_them_when_given_up(tune_file, tmp
     assert outcomes[0] == "finished"
     assert "stopped" in outcomes[1:3]
     assert "running" not in outcomes
+
+
+@pytest.mark.slow
+def test_a_search_that_is_slow_to_listen_hears_the_last_report_of_workers(
+    ray_cluster, tune_file, monkeypatch
+) -> None:
+    """The trial is at its end by then: an end that overtakes the last report would stop Tune for ever."""
+    listen = Ledger.hear
+
+    def hear(ledger: Ledger, index: int, result: dict[str, Any]) -> None:
+        time.sleep(8)  # longer than a group of workers takes to end
+        listen(ledger, index, result)
+
+    monkeypatch.setattr(Ledger, "hear", hear)
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    job = load(tune_file, "cluster.workers=2", "space={fit.lr: {grid: [1e-4]}}", "search.scheduler=none")
+    tune.run(job, fresh=False)
+    (trial,) = journal(job).values()
+    assert trial["status"] == "finished"
+    assert [report["step"] for report in trial["reports"]] == [1, 2, 3, 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,11 +27,14 @@ from rsrnet_platform.search.schedulers import INDEX
 from rsrnet_platform.search.trial_actor import Shared, folder_of, task_of, telling
 from rsrnet_platform.shelf import Shelf
 
+SECONDS_TO_TAKE_REPORTS = 300.0
+
 
 def with_workers(config: dict[str, Any], shared: Shared) -> None:
     """A trial on DDP workers of its own, one group for all folds: starting one takes seconds."""
     folder = folder_of(config, shared)
     Shelf(LocalFileSystem(), str(folder)).put_unusable_snapshot_aside()
+    reports = TuneReportCallback()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"config": config, "shared": shared},
@@ -42,7 +46,7 @@ def with_workers(config: dict[str, Any], shared: Shared) -> None:
             storage_path=str(folder.parent),
             failure_config=FailureConfig(max_failures=shared.job.cluster.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=[TuneReportCallback(), StopOnUserError()],  # type: ignore[list-item]
+            callbacks=[reports, StopOnUserError()],  # type: ignore[list-item]
         ),
     )
     with telling():
@@ -50,6 +54,21 @@ def with_workers(config: dict[str, Any], shared: Shared) -> None:
             trainer.fit()
         except TrainingFailedError as error:
             raise cause_of(error) from error
+        finally:
+            _let_be_taken(reports)
+
+
+def _let_be_taken(reports: TuneReportCallback) -> None:
+    """Wait until Tune has taken what the workers reported, unless it takes nothing any more.
+
+    One thread of Tune's moves the workers' reports from their queue into the trial's, which has room for one. If the
+    end of the trial is in there before the last report, that thread waits for ever, and the search with it (Ray 2.60).
+    """
+    queue = reports._training_actor_item_queue
+    until = time.monotonic() + SECONDS_TO_TAKE_REPORTS
+    while not queue.empty() and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.5)  # for one that is on its way from one queue to the other
 
 
 def _worker(given: dict[str, Any]) -> None:
