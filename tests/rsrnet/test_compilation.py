@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,11 @@ from rsrnet.model.network import RSRNet
 from rsrnet.validation import autocast
 from tests.rsrnet.trainings import losses, run, spawn, start, train_on_rank
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None,
+    reason="no C++ compiler is installed (Debian: apt-get install g++)",
+)
+
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled() -> Iterator[None]:
@@ -35,6 +42,7 @@ def compilations() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_a_compiled_training_takes_the_same_steps(squares, tiny, recipe, checkpointed) -> None:
@@ -50,6 +58,7 @@ def test_a_compiled_training_takes_the_same_steps(squares, tiny, recipe, checkpo
     assert compilations() == 2 * parts  # the same once more, and no size of batch besides
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_a_list_shorter_than_a_batch_is_compiled_too(squares, tiny, recipe) -> None:
     run(start(tiny, replace(recipe, batch_size=50, epochs=1, compile=True)), squares)
@@ -62,6 +71,7 @@ def _train_and_count(rank: int, world_size: int, root: Path, config, recipe, out
     assert (compilations() > 0) == recipe.compile
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_two_ranks_compile_alike(squares, tiny, recipe, tmp_path) -> None:
     """With a network of several megabytes: DDP reduces its gradients in more than one part."""
@@ -112,6 +122,7 @@ def both_gradients(config: RSRNetConfig, precision: str = "float32") -> tuple[Te
     return found, plain
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("row", list(ABLATIONS))
 def test_every_row_of_the_ablations_compiles_to_the_same_gradients(tiny, row) -> None:
@@ -119,6 +130,7 @@ def test_every_row_of_the_ablations_compiles_to_the_same_gradients(tiny, row) ->
     assert distance(found, plain) < 1e-3
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_compiled_bfloat16_is_as_near_to_float32_as_it_is_uncompiled(tiny) -> None:
     found, plain = both_gradients(tiny, "bfloat16")
