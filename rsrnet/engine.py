@@ -30,7 +30,7 @@ from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import MOST_IN_A_ROW, BadBatch, DivergedError, gather
 from rsrnet.phases import BACKWARD, COPY, FORWARD, LOSS, OPTIMIZER, Phases
 from rsrnet.randomness import random_state, set_random_state
-from rsrnet.ranks import share_buffers, sum_over_ranks, world_size
+from rsrnet.ranks import from_rank_zero, share_buffers, sum_over_ranks, world_size
 from rsrnet.recipe import FitConfig
 from rsrnet.validation import autocast, evaluate, products
 
@@ -175,7 +175,7 @@ class Training:
             val: this rank's share of the validation images.
             on_epoch: called on every rank after each epoch, when ``history`` has grown by it.
             on_step: called on every rank after each step.
-            keep: called on every rank with the batch whose loss ended the training; says where it was saved.
+            keep: called on rank 0 with the batch whose loss ended the training; says where it was saved.
             notice: what tells the training to stop before its end.
             phases: looks at the parts of each step.
 
@@ -341,7 +341,8 @@ class Training:
         if self.config.on_nonfinite == "skip" and self._skipped_in_a_row < MOST_IN_A_ROW:
             return
         bad = gather(self.epoch + 1, self.partial.step, loss, batch, dataset)
-        where = f", and was saved as {keep(bad)}" if keep else ""
+        # No rank ends before the batch is saved: whoever runs them may end the others with the first.
+        where = f", and was saved as {from_rank_zero(lambda: keep(bad))}" if keep else ""
         if self.config.on_nonfinite == "skip":
             remedy = f"It was the {MOST_IN_A_ROW}th such step in a row: lower fit.lr, or train in float32."
         else:

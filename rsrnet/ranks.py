@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -29,3 +34,16 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """What rank 0 makes; the other ranks wait until it is made, and get the same.
+
+    Args:
+        make: called on rank 0 only; its result must be picklable.
+    """
+    if not dist.is_initialized():
+        return make()
+    made = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(made)
+    return made[0]  # type: ignore[return-value]

@@ -116,8 +116,7 @@ def place_of(training: engine.Training) -> str:
 
 def _keep(batch: BadBatch, host: TrainHost) -> str:
     """Save the batch that ended a training; its file."""
-    name = f"bad_batch-epoch{batch.epoch:03d}-step{batch.step:06d}.safetensors"
-    return host.keep(name, batch.to_bytes()) if host.rank == 0 else name
+    return host.keep(f"bad_batch-epoch{batch.epoch:03d}-step{batch.step:06d}.safetensors", batch.to_bytes())
 
 
 def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:

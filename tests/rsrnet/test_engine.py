@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from rsrnet.metrics import PUBLISHED, image_metrics
 from rsrnet.model.config import ABLATIONS, RSRNetConfig, ablation
 from rsrnet.model.encoder import Encoder, WeightsError
 from rsrnet.model.network import RSRNet
-from rsrnet.nonfinite import DivergedError
+from rsrnet.nonfinite import BadBatch, DivergedError
 from rsrnet.recipe import FitConfig
 from rsrnet.validation import evaluate
 from tests.rsrnet.trainings import SIZE, loaders, losses, run, spawn, start, train_on_rank
@@ -190,6 +192,24 @@ def test_a_loss_that_is_no_number_stops_the_training_before_its_step(squares, ti
         training.model.named_parameters(), after_one.model.parameters(), strict=True
     ):
         assert torch.equal(value, expected), name
+
+
+def _spoiled_on_rank(rank: int, world_size: int, root: Path, config, recipe, out: Path) -> None:
+    def keep_slowly(batch: BadBatch) -> str:
+        assert rank == 0
+        time.sleep(1)
+        out.write_text("\n".join(batch.paths))
+        return str(out)
+
+    train, val = loaders(root, recipe, rank, world_size)
+    with pytest.raises(DivergedError, match=re.escape(f"saved as {out}")) as error:
+        start(config, recipe).run(Spoiling(train, {0}), val, on_epoch=lambda _: None, keep=keep_slowly)
+    assert all(path in str(error.value) for path in out.read_text().split("\n"))
+
+
+def test_no_rank_ends_before_the_bad_batch_is_saved(squares, tiny, recipe, tmp_path) -> None:
+    """What runs the ranks ends them all when the first of them ends; each knows where the batch is."""
+    spawn(_spoiled_on_rank, 2, squares, tiny, recipe, tmp_path / "paths.txt")
 
 
 def test_a_step_without_a_finite_loss_is_left_out_and_counted(squares, tiny, recipe) -> None:
