@@ -43,9 +43,13 @@ class Clock:
         self.waited = 0.0
         self._is_first = True
 
-    def got_batch(self) -> None:
-        """The wait for a batch is over."""
-        self._wait = time.perf_counter() - self.mark
+    def got_batch(self, *, idle: bool = True) -> None:
+        """The wait for a batch is over.
+
+        Args:
+            idle: whether the device has nothing left to do by now; otherwise nothing waited for the batch.
+        """
+        self._wait = time.perf_counter() - self.mark if idle else 0.0
         self.waited += self._wait
 
     def did_step(self, images: int) -> None:

@@ -91,6 +91,17 @@ class Partial:
     """Whether the ranks have shared their batch statistics, as they do behind the last step."""
 
 
+@dataclass(frozen=True)
+class _Callbacks:
+    """What a training calls on its way; see :meth:`Training.run`."""
+
+    on_epoch: Callable[[Training], None]
+    on_step: Callable[[Progress], None]
+    keep: Callable[[BadBatch], str | None] | None
+    notice: Notice
+    phases: Phases
+
+
 class Training:
     """A training in progress: the model with its optimizer, schedule and history.
 
@@ -164,7 +175,7 @@ class Training:
         *,
         on_epoch: Callable[[Training], None],
         on_step: Callable[[Progress], None] = lambda progress: None,
-        keep: Callable[[BadBatch], str] | None = None,
+        keep: Callable[[BadBatch], str | None] | None = None,
         notice: Notice | None = None,
         phases: Phases | None = None,
     ) -> bool:
@@ -175,7 +186,7 @@ class Training:
             val: this rank's share of the validation images.
             on_epoch: called on every rank after each epoch, when ``history`` has grown by it.
             on_step: called on every rank after each step.
-            keep: called on rank 0 with the batch whose loss ended the training; says where it was saved.
+            keep: called on rank 0 with the batch whose loss ended the training; says where it was saved, if it was.
             notice: what tells the training to stop before its end.
             phases: looks at the parts of each step.
 
@@ -186,39 +197,35 @@ class Training:
         Raises:
             DivergedError: if the loss becomes NaN or infinite. The step that it would have led to is not taken.
         """
+        callbacks = _Callbacks(on_epoch, on_step, keep, notice or NoNotice(), phases or Phases())
         with eager() if self.config.compile else nullcontext():
-            return self._run(train, val, on_epoch, on_step, keep, notice or NoNotice(), phases or Phases())
+            return self._run(train, val, callbacks)
 
-    def _run(
-        self,
-        train: DataLoader,
-        val: DataLoader,
-        on_epoch: Callable[[Training], None],
-        on_step: Callable[[Progress], None],
-        keep: Callable[[BadBatch], str] | None,
-        notice: Notice,
-        phases: Phases,
-    ) -> bool:
-        network = self._distributed(phases)
+    def _run(self, train: DataLoader, val: DataLoader, callbacks: _Callbacks) -> bool:
+        network = self._distributed(callbacks.phases)
         clock = Clock((self.config.epochs - self.epoch) * len(train) - self.partial.step)
         while self.epoch < self.config.epochs:
             clock.start_epoch()
-            if not self._train_steps(network, train, clock, on_step, keep, notice, phases):
+            if not self._train_steps(network, train, clock, callbacks):
                 return False
             metrics = self._epoch_metrics() | clock.end_epoch()
             if not self.partial.shared:
                 share_buffers(self.model)
                 self.partial.shared = True
             precision = self.config.precision
-            scores = evaluate(self.model, val, self.device, precision=precision, notice=notice)
+            scores = evaluate(self.model, val, self.device, precision=precision, notice=callbacks.notice)
             if scores is None:
                 return False
             lr = float(self.schedule.get_last_lr()[0])
             self.schedule.step()
             self.history.append({**scores, "train/lr": lr, **metrics})
             self.partial = Partial()
-            on_epoch(self)
+            callbacks.on_epoch(self)
         return True
+
+    def _is_idle(self) -> bool:
+        """Whether the device has done all that it was given."""
+        return self.device.type != "cuda" or torch.cuda.current_stream(self.device).query()
 
     def _distributed(self, phases: Phases) -> nn.Module:
         if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -230,24 +237,18 @@ class Training:
         return network
 
     def _train_steps(
-        self,
-        network: nn.Module,
-        loader: DataLoader,
-        clock: Clock,
-        on_step: Callable[[Progress], None],
-        keep: Callable[[BadBatch], str] | None,
-        notice: Notice,
-        phases: Phases,
+        self, network: nn.Module, loader: DataLoader, clock: Clock, callbacks: _Callbacks
     ) -> bool:
         """Train what is left of the epoch; whether it was trained to its end."""
         network.train()
+        notice, phases = callbacks.notice, callbacks.phases
         done = self.partial
         loader.batch_sampler.set_epoch(self.epoch, done.step)  # type: ignore[union-attr]
         images = len(loader.dataset)  # type: ignore[arg-type]
         sums = done.sums = done.sums.to(self.device)
         agreement = Agreement(self.device)
         for batch in phases.batches(loader):
-            clock.got_batch()
+            clock.got_batch(idle=self._is_idle())
             size = min(self.config.batch_size, images - done.step * self.config.batch_size)
             look = notice.asked() or notice.due()
             # Compiled for one size of batches: the last of an epoch would be compiled for itself alone.
@@ -256,13 +257,14 @@ class Training:
                 terms, look = self._step(network, batch, size, agreement, look, phases)
             done.step += 1
             if isinstance(terms, Bad):
-                self._skip_or_stop(batch, loader.dataset, terms.loss, keep)
+                self._skip_or_stop(batch, loader.dataset, terms.loss, callbacks.keep)
             else:
                 self._skipped_in_a_row = 0
                 count = len(batch["image"])
-                sums += torch.cat([terms, terms.new_tensor([1.0])]) * count
+                # Of the device's own making: a number from here would wait for all that the device has to do.
+                sums += torch.cat([terms, torch.ones_like(terms[:1])]) * count
             clock.did_step(size)
-            on_step(
+            callbacks.on_step(
                 Progress(
                     self.epoch + 1,
                     self.config.epochs,
@@ -298,6 +300,8 @@ class Training:
             images = batch["image"].to(self.device, non_blocking=True)
             target = batch["mask"].to(self.device, non_blocking=True)
         buffers = self._copy_of_buffers()
+        # Before the forward pass, at whose end memory is at its peak.
+        self.optimizer.zero_grad(set_to_none=True)
         with phases.part(FORWARD), autocast(self.device, self.config.precision):
             output = network(images)
         with phases.part(LOSS):
@@ -306,7 +310,6 @@ class Training:
         # DDP averages over ranks; with uneven shares every image still has the weight 1 / batch_size.
         share = len(images) * world_size() / batch_size
         with phases.part(BACKWARD), products(self.config.precision):
-            self.optimizer.zero_grad(set_to_none=True)
             (terms.total * share).backward()
         bad, look = agreement.answer()
         if bad:
@@ -329,7 +332,7 @@ class Training:
             buffer.copy_(value)
 
     def _skip_or_stop(
-        self, batch: dict[str, Any], dataset: Any, loss: float, keep: Callable[[BadBatch], str] | None
+        self, batch: dict[str, Any], dataset: Any, loss: float, keep: Callable[[BadBatch], str | None] | None
     ) -> None:
         """Count a step that was not taken, or end the training.
 
@@ -342,7 +345,8 @@ class Training:
             return
         bad = gather(self.epoch + 1, self.partial.step, loss, batch, dataset)
         # No rank ends before the batch is saved: whoever runs them may end the others with the first.
-        where = f", and was saved as {from_rank_zero(lambda: keep(bad))}" if keep else ""
+        file = from_rank_zero(lambda: keep(bad)) if keep else None
+        where = f", and was saved as {file}" if file else ""
         if self.config.on_nonfinite == "skip":
             remedy = f"It was the {MOST_IN_A_ROW}th such step in a row: lower fit.lr, or train in float32."
         else:

@@ -42,8 +42,8 @@ class FitConfig:
     more time (docs/speed.md), the same gradients."""
 
     compile: bool = False
-    """Whether torch.compile compiles the network for the steps, which takes a minute first: for long trainings on
-    GPUs or in bfloat16 (docs/speed.md). Needs a C++ compiler."""
+    """Whether torch.compile compiles the network for the steps, which takes a minute first: for long trainings
+    (docs/speed.md says what it gives). Needs a C++ compiler."""
 
     encoder_weights: str = "imagenet"
     """Start of the encoder: `imagenet` (torchvision's weights), `none` (random), or the path of a ResNet state dict."""

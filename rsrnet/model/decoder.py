@@ -30,8 +30,8 @@ def enlarging_conv(x: Tensor, conv: Any) -> Tensor:
     Returns:
         (B, C', 2h, 2w).
     """
-    # A program for any number of pixels cannot ask how many there are, and other runtimes fuse the two by themselves.
-    if torch.compiler.is_compiling() or x.numel() // x.shape[1] <= FEW_PIXELS:
+    # An exported program is for any number of pixels, and cannot ask how many there are.
+    if torch.compiler.is_exporting() or x.numel() // x.shape[1] <= FEW_PIXELS:
         return conv(F.interpolate(x, scale_factor=2, mode="nearest"))
     flipped = conv.weight.flip(2, 3).transpose(0, 1)
     tall = F.pad(flipped, (0, 0, 0, 1)) + F.pad(flipped, (0, 0, 1, 0))

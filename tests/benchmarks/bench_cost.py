@@ -1,4 +1,4 @@
-"""Cost of a training step and of a forward pass against K, the image's side, and the batch: are they linear?
+"""Cost of a training step against K, the image's side, and the batch: are they linear?
 
 Draws docs/cost.png, and fits a straight line to each curve: against K, against the pixels, against the batch. The
 figure of a curve is its largest distance from the line, as a share of the value there.
@@ -40,7 +40,7 @@ class Curve:
     """What the cost should be linear in: K, pixels, images."""
 
     seconds: Sequence[float]
-    """Of a training step, median."""
+    """Of a training step, the fastest of some."""
 
     memory: Sequence[float]
     """MiB at its peak."""

@@ -6,13 +6,13 @@ python tests/benchmarks/bench_evaluation.py --batch 8
 from __future__ import annotations
 
 import torch
-from bench_training_step import AGAINST, _wait, default_device, main
-from plain_rsrnet import PlainRSRNet
+from bench_training_step import AGAINST, default_device, main
+from plain_rsrnet import both
+from roofline import wait
 from table import Row, compare, interleaved
 
 from rsrnet.model.config import RSRNetConfig
-from rsrnet.model.network import RSRNet
-from rsrnet.validation import autocast
+from rsrnet.validation import autocast, products
 
 
 def measure(
@@ -27,8 +27,7 @@ def measure(
     config, device = config or RSRNetConfig(), device or default_device()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    ours, plain = RSRNet(config).to(device).eval(), PlainRSRNet(config).to(device).eval()
-    plain.load_state_dict(ours.state_dict())
+    ours, plain = (network.eval() for network in both(config, device))
     images = torch.rand(batch, 3, side, side, device=device)
     where = device if device == "cuda" else f"{threads} thread{'s' if threads > 1 else ''}"
     conditions = f"B = {batch}, K = {config.iterations}, {side} × {side}, {where}"
@@ -36,11 +35,12 @@ def measure(
     @torch.no_grad()
     def run(precision: str | None) -> torch.Tensor:
         if precision is None:
-            masks = plain(images).m_fnl
+            with products("float32"):
+                masks = plain(images).m_fnl
         else:
             with autocast(torch.device(device), precision):
                 masks = ours(images, every_mask=False).m_fnl
-        _wait(device)
+        wait(device)
         return masks
 
     seconds = interleaved(
@@ -53,7 +53,7 @@ def measure(
         rows.append(
             compare(
                 "evaluation, images/s" + (", bfloat16" if precision == "bfloat16" else ""),
-                AGAINST.replace("same outputs", f"outputs equal to {difference:.0e}"),
+                f"{AGAINST}, outputs equal to {difference:.0e}",
                 seconds["plain"],
                 seconds[precision],
                 target=target,

@@ -15,12 +15,14 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     On a processor the allocations are those the profiler records, on top of the tensors that live before the step;
     scratch memory of oneDNN is not among them.
     """
-    if device == "cuda":
+    before = _closure_bytes(step)
+    if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+        # Other contenders' tensors are there too.
+        there = torch.cuda.memory_allocated()
         step()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    before = _closure_bytes(step)
+        return before + torch.cuda.max_memory_allocated() - there
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
     results = recorded.profiler.kineto_results  # type: ignore[union-attr]
@@ -33,15 +35,16 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
 
 
 def _closure_bytes(step: Callable[[], None]) -> int:
-    """Bytes of the models, optimizers and tensors that a step refers to, each once."""
+    """Bytes of the models, optimizers and tensors that a step refers to, each once.
+
+    Without gradients, which a step begins with giving back.
+    """
     gc.collect()
     seen: dict[int, int] = {}
 
     def see(value: object) -> None:
         if isinstance(value, torch.Tensor):
-            for tensor in (value, value.grad if value.is_leaf else None):
-                if tensor is not None:
-                    seen[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            seen[value.data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, torch.nn.Module):
             for tensor in [*value.parameters(), *value.buffers()]:
                 see(tensor)

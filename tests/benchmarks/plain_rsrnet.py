@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsrnet.model.config import RSRNetConfig
-from rsrnet.model.network import MEAN, STD
+from rsrnet.model.network import MEAN, STD, RSRNet
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -282,13 +282,28 @@ def plain_loss(masks: Tensor, target: Tensor, lambda_: float = 0.8) -> Tensor:
     return total
 
 
+@torch.no_grad()
+def both(config: RSRNetConfig, device: str = "cpu", times: float = 2.0) -> tuple[RSRNet, PlainRSRNet]:
+    """Our network and the plain one with the same weights, of which those of the residual head are enlarged.
+
+    Untrained, that head would hardly move the mask. The more it does, the more each iteration enlarges what the one
+    before it rounded.
+    """
+    ours, plain = RSRNet(config).to(device), PlainRSRNet(config).to(device)
+    assert ours.reasoning is not None
+    for parameter in ours.reasoning.residual.parameters():
+        parameter *= times
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
 def plain_step(
     model: PlainRSRNet, optimizer: torch.optim.Optimizer, images: Tensor, target: Tensor
 ) -> Tensor:
     """One step of the training; its loss."""
+    optimizer.zero_grad()
     output = model(images)
     loss = plain_loss(torch.cat([output.masks, output.m_fnl], dim=1), target)
-    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.detach()

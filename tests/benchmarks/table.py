@@ -295,7 +295,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     chosen = [f"bench_{name.removeprefix('bench_').removesuffix('.py')}" for name in args.names]
-    if unknown := [name for name in chosen if not (HERE / f"{name}.py").exists()]:
+    if unknown := [name for name in chosen if name not in available()]:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(available())}")
     results = read()
     for name in chosen or available():

@@ -58,6 +58,21 @@ def test_a_slow_first_step_is_forgotten_by_the_pace(monkeypatch) -> None:
     assert found == [(8 / 60, 720.0), (4.0, 22.0), (4.0, 20.0)]
 
 
+def test_a_batch_that_comes_while_the_device_works_was_not_waited_for(monkeypatch) -> None:
+    times = iter([0.0, 1.0, 2.0, 3.0, 6.0, 7.0])  # of the third step, 3 s for the batch and 1 s for the rest
+    monkeypatch.setattr("rsrnet.clock.time.perf_counter", lambda: next(times))
+    clock = Clock(steps=3)
+    clock.start_epoch()
+    clock.got_batch()
+    clock.did_step(8)
+    clock.got_batch(idle=False)
+    clock.did_step(8)
+    assert (clock.steady.seconds, clock.steady.waiting) == (1.0, 0.0)
+    clock.got_batch()
+    clock.did_step(8)
+    assert clock.steady.waiting == 3 / 5
+
+
 def test_learning_rate_halves_after_the_milestones(squares, tiny, recipe) -> None:
     training = run(start(tiny, replace(recipe, epochs=4, lr=1e-3, milestones=(1, 3))), squares)
     assert [m["train/lr"] for m in training.history] == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])

@@ -20,9 +20,10 @@ from rsrnet.model.double_conv import conv_norm
 from rsrnet.model.lean import convolve_joined, join, norm_relu_conv
 from rsrnet.model.network import RSRNet
 from rsrnet.model.pixelwise import PixelConv
+from rsrnet.validation import autocast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from plain_rsrnet import PlainRSRNet, plain_loss
+from plain_rsrnet import both, plain_loss
 
 SMALL = RSRNetConfig(depth=18, width=8, iterations=4)
 
@@ -36,23 +37,14 @@ def batch(count: int = 3, side: int = 64) -> tuple[Tensor, Tensor]:
     return images.clamp(max=1), masks
 
 
-def both(config: RSRNetConfig = SMALL) -> tuple[RSRNet, PlainRSRNet]:
-    torch.manual_seed(0)
-    ours, plain = RSRNet(config), PlainRSRNet(config)
-    assert ours.reasoning is not None
-    for parameter in ours.reasoning.residual.parameters():  # an untrained head hardly moves the mask
-        parameter.data *= 4
-    plain.load_state_dict(ours.state_dict())
-    return ours, plain
-
-
 def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm().clamp(min=1e-12)).item()
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_masks_are_those_of_the_plain_form(training: bool) -> None:
-    ours, plain = both()
+    torch.manual_seed(0)
+    ours, plain = both(SMALL, times=4)
     images, _ = batch()
     ours.train(training)
     plain.train(training)
@@ -72,7 +64,8 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_loss_and_every_gradient_are_those_of_the_plain_form(checkpointed: bool) -> None:
     """Within rounding, which puts a pixel on the other side of a ReLU now and then: of the order of 0.001 each."""
-    ours, plain = both()
+    torch.manual_seed(0)
+    ours, plain = both(SMALL, times=4)
     images, target = batch()
     ours.checkpoint_iterations = checkpointed
     loss = RSRNetLoss()(ours(images), target).total
@@ -82,6 +75,24 @@ def test_loss_and_every_gradient_are_those_of_the_plain_form(checkpointed: bool)
     found = gradients(ours, loss)
     for name, value in gradients(plain, expected).items():
         assert relative_error(found[name], value) < 2e-2, name
+
+
+def test_in_bfloat16_gradients_are_as_near_to_those_of_float32_as_the_plain_forms() -> None:
+    torch.manual_seed(0)
+    ours, plain = both(SMALL, times=4)
+    images, target = batch()
+
+    def all_gradients(model: nn.Module, precision: str) -> Tensor:
+        with autocast(torch.device("cpu"), precision):
+            output = model(images)
+        loss = plain_loss(torch.cat([output.masks, output.m_fnl], dim=1).float(), target)
+        found = gradients(model, loss)
+        return torch.cat([found[name].flatten() for name, _ in plain.named_parameters()])
+
+    expected = all_gradients(plain, "float32")
+    plainly = relative_error(all_gradients(plain, "bfloat16"), expected)
+    assert 0 < plainly < 0.2
+    assert relative_error(all_gradients(ours, "bfloat16"), expected) < 1.2 * plainly
 
 
 @pytest.mark.parametrize("row", [row for row in ABLATIONS if row != "unet"])
