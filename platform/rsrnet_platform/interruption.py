@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rich.console import Console
@@ -61,26 +61,36 @@ def graceful(grace: float, console: Console) -> Iterator[Interruption]:
         yield interruption
         return
 
+    gave_up = False
+
     def note(number: int, frame: FrameType | None) -> None:
         if interruption.asked():
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
         interruption.signal = signal.Signals(number)
-        again = " Ctrl-C again ends it at once." if number == signal.SIGINT else ""
-        console.print(f"{interruption.signal.name}: saving a checkpoint, in up to {grace:g} s.{again}")
         signal.setitimer(signal.ITIMER_REAL, max(grace, 0.001))
+        again = " Ctrl-C again ends it at once." if number == signal.SIGINT else ""
+        tell(f"{interruption.signal.name}: saving a checkpoint, in up to {grace:g} s.{again}")
 
     def give_up(number: int, frame: FrameType | None) -> None:
-        console.print(
-            f"No checkpoint within {grace:g} s (cluster.grace): the same job goes on after the last epoch."
-        )
+        nonlocal gave_up
+        gave_up = True
+        tell(f"No checkpoint within {grace:g} s (cluster.grace): the same job goes on after the last epoch.")
         sys.exit(interruption.exit_code)
+
+    def tell(message: str) -> None:
+        with suppress(OSError):  # the terminal may be gone: that is why the signal came
+            console.print(message)
 
     handlers = {signal.SIGTERM: note, signal.SIGINT: note, signal.SIGALRM: give_up}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield interruption
+    except SystemExit:
+        if gave_up:  # Ray makes another code of it if it waits for something meanwhile
+            raise SystemExit(interruption.exit_code) from None
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

@@ -100,12 +100,20 @@ def _events(path: Path, position: int, stop: threading.Event) -> Iterator[Event 
         stopping = stop.wait(SECONDS_BETWEEN_LOOKS)
         lines, position = _new_lines(path, position)
         for line in lines:
-            values: dict[str, Any] = json.loads(line)
-            values.pop("time")
-            yield Event(**values)
+            yield _event_of(line)
         if stopping:
             return
         yield None
+
+
+def _event_of(line: str) -> Event | None:
+    """The event of a line; None if a full disk cut the line short."""
+    try:
+        values: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    values.pop("time")
+    return Event(**values)
 
 
 def _new_lines(path: Path, position: int) -> tuple[list[str], int]:

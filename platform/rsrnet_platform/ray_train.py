@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,10 @@ def fit(task: Task, folder: Run, place: Cluster, interruption: Interruption) -> 
         with open_channel(folder.folder / folder.attempt / PROGRESS) as channel:
             _wait(_trainer(task, folder, place, channel), channel, interruption)
     except TrainingFailedError as error:
-        raise cause_of(error) from error
+        cause = cause_of(error)
+        if is_full_disk(cause) and shelf.here:
+            _remove_cut_off(shelf)
+        raise cause from error
     # Not Ray Train's list: it may have been put aside, or tell of an epoch that was damaged and trained again.
     return _best(shelf, folder.folder / folder.attempt / "best")
 
@@ -77,6 +79,15 @@ def _store(folder: Run) -> tuple[Any, str]:
     if folder.storage is None:
         return LocalFileSystem(), str(folder.folder)
     return folder.storage.filesystem, folder.storage.path
+
+
+def _remove_cut_off(shelf: Shelf) -> None:
+    """Remove what a worker was writing when Ray Train ended it: on a full disk nothing stays half written."""
+    for name in shelf.checkpoints():
+        with shelf.fetch(name) as folder:
+            cut_off = damage(folder) is not None
+        if cut_off:
+            shelf.remove(name)
 
 
 def _best(shelf: Shelf, here: Path) -> Path:
@@ -144,10 +155,12 @@ def _wait(trainer: ray.train.torch.TorchTrainer, channel: ActorHandle, interrupt
 
     threading.Thread(target=run, daemon=True).start()
     while not interruption.asked():
-        with suppress(TimeoutError):
-            outcome.result(SECONDS_BETWEEN_LOOKS)
-            return
-    channel.stop.remote()
+        # What ended the training may be a TimeoutError too.
+        wait([outcome], SECONDS_BETWEEN_LOOKS)
+        if outcome.done():
+            break
+    else:
+        channel.stop.remote()
     outcome.result()
 
 

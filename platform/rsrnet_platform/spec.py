@@ -233,5 +233,5 @@ def _absolute(path: str) -> str:
         return path
     try:
         return str(Path.cwd() / Path(path).expanduser())
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # ValueError: a name with a NUL in it
         raise JobError("job", [f"{path}: there is no such user; write the path from the root on"]) from None

@@ -235,8 +235,12 @@ def _create_database(database: Path) -> None:
     # In a file of its own first: half a schema, left by a killed process, is beyond MLflow's repair.
     unfinished = database.with_name(f"{database.name}.new")
     unfinished.unlink(missing_ok=True)
-    open_client(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    _make_schema(unfinished)
     unfinished.replace(database)
+
+
+def _make_schema(database: Path) -> None:
+    open_client(f"sqlite:///{database}").search_experiments(max_results=1)
 
 
 def _check_database(uri: str, database: Path) -> None:

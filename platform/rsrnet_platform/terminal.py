@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from rich.console import Console
 
+
+class _Messages(Console):
+    def on_broken_pipe(self) -> None:
+        """Be silent from now on when nobody reads any more, instead of ending the job."""
+        self.quiet = True
+
+
 # Names of files are not markup, and a command to copy must not be broken over two lines.
-console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+console = _Messages(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

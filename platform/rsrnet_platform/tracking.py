@@ -235,7 +235,19 @@ class Tracker:
         # MLflow keeps 36 characters of a digest.
         dataset = Dataset(name, fingerprint[:16], "uri" if is_uri(root) else "local", source, profile=profile)
         given = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
-        self._outbox.put(lambda: self._client.log_inputs(self.run_id, given))
+        self._outbox.put(lambda: self._send_inputs(given))
+
+    def _send_inputs(self, inputs: list[Any]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.log_inputs(self.run_id, inputs)
+        except MlflowException as error:
+            # MLflow 3.17 looks for the dataset and then makes it: of two runs that begin at once on the same images,
+            # one comes too late to make it. This time it finds it.
+            if error.error_code != "BAD_REQUEST":
+                raise
+            self._client.log_inputs(self.run_id, inputs)
 
     def log_image(self, image: Image, path: str) -> None:
         """Keep a picture as artifact, such as ``pictures/epoch_003_masks.png``."""

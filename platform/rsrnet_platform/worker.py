@@ -28,6 +28,7 @@ from rsrnet.data.transforms import EvalTransform, TrainTransform
 from rsrnet.model.network import RSRNet
 from rsrnet.nonfinite import BadBatch
 from rsrnet.randomness import seed_everything
+from rsrnet.ranks import from_rank_zero
 from rsrnet_platform import reading_limit, terminal
 from rsrnet_platform.cluster.config import WorkerRange
 from rsrnet_platform.cluster.place import count
@@ -89,7 +90,7 @@ def train(task: Task, host: TrainHost) -> None:
             *loaders(job, train_set, val_set, host),
             on_epoch=on_epoch,
             on_step=observer.step_done if observer else lambda progress: None,
-            keep=lambda batch: _keep(batch, host),
+            keep=lambda batch: _keep(batch, host, observer),
             notice=host.notice,
         ):
             _keep_interrupted(training, host)
@@ -97,6 +98,7 @@ def train(task: Task, host: TrainHost) -> None:
                 observer.interrupted(training)
             # A machine that is to be taken away is used until it is: only the job's own end is obeyed.
             if any_rank(host.notice.asked(), host.device):
+                from_rank_zero(lambda: _send(observer))
                 raise Stopped(f"Stopped {place_of(training)}. The same job goes on from there.")
 
 
@@ -114,9 +116,21 @@ def place_of(training: engine.Training) -> str:
     return f"after epoch {training.epoch} of {epochs}"
 
 
-def _keep(batch: BadBatch, host: TrainHost) -> str:
-    """Save the batch that ended a training; its file."""
-    return host.keep(f"bad_batch-epoch{batch.epoch:03d}-step{batch.step:06d}.safetensors", batch.to_bytes())
+def _send(observer: Observer | None) -> None:
+    if observer:
+        observer.send()
+
+
+def _keep(batch: BadBatch, host: TrainHost, observer: Observer | None) -> str | None:
+    """Save the batch that ended a training, and what was logged; the batch's file, unless it cannot be written."""
+    _send(observer)
+    name = f"bad_batch-epoch{batch.epoch:03d}-step{batch.step:06d}.safetensors"
+    try:
+        return host.keep(name, batch.to_bytes())
+    except OSError as error:
+        if observer:
+            observer.not_kept(name, error)
+        return None
 
 
 def begin(job: TrainJob, host: Host, folder: Path | None) -> engine.Training:
@@ -239,6 +253,15 @@ class Observer:
         )
         self.done = training.epoch / self.epochs
         self.reporter.milestone(text, self.done)
+
+    def not_kept(self, name: str, error: OSError) -> None:
+        """Say that a file beside the checkpoints could not be written."""
+        self.reporter.milestone(f"{name} cannot be saved: {error}", self.done)
+
+    def send(self) -> None:
+        """Give what is logged a few seconds to arrive: whoever runs the workers may end them all with the first."""
+        with suppress(TrackingError):
+            self.tracker.flush(HASTE)
 
     def __enter__(self) -> Self:
         return self

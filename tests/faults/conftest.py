@@ -10,6 +10,7 @@ import pytest
 
 from rsrnet_platform import spec, train
 from tests.platform.conftest import (
+    _schema_made_once,  # noqa: F401
     history,  # noqa: F401 - a fixture
     load_with,
     make_job,  # noqa: F401

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,27 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """SIGKILL a driver, if it runs, and all that it started: a cluster that nobody needs any more."""
+    if process.poll() is not None:
+        return
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+def command_of(process: psutil.Process) -> str:
+    """A process's command line; nothing of one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # or a zombie, which is one of them
+        return ""
 
 
 def told(job: spec.TrainJob) -> list[str]:

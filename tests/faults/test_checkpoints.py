@@ -17,7 +17,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from rsrnet import checkpoint
-from rsrnet_platform import host, train, worker
+from rsrnet_platform import host, restart, train, worker
 from rsrnet_platform.errors import is_user_error
 from rsrnet_platform.ray_host import RayHost
 from rsrnet_platform.restart import INTERRUPTED, newest_intact
@@ -113,10 +113,20 @@ def test_damaged_checkpoints_only_are_refused(make_job, monkeypatch) -> None:
 
 def newest_on_ray(attempt: Path) -> Path:
     """The checkpoint that Ray Train would go on from; not the newest folder, which may be half written."""
-    listed = (attempt / SNAPSHOT).read_text()
-    if not listed:  # it was killed while it wrote the list
-        return sorted(attempt.glob("checkpoint_*"))[-2]
-    return attempt / json.loads(listed)["latest_checkpoint_result"]["checkpoint_dir_name"]
+    if listed := listed_on_ray(attempt):
+        return attempt / listed[-1]
+    # It was killed while it wrote the list.
+    return max(each for each in attempt.glob("checkpoint_*") if restart.damage(each) is None)
+
+
+def listed_on_ray(attempt: Path) -> list[str]:
+    """Ray Train's list of checkpoints, oldest first; empty if there is none, or while it is written."""
+    try:
+        listed = json.loads((attempt / SNAPSHOT).read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    results = [*listed["checkpoint_results"], listed["latest_checkpoint_result"]]
+    return sorted({each["checkpoint_dir_name"] for each in results if each})
 
 
 def test_a_first_checkpoint_that_was_cut_off_costs_its_epoch(tmp_path: Path) -> None:
@@ -157,7 +167,9 @@ def test_damage_on_ray_costs_an_epoch_not_the_run(
     job = make_job(cluster__workers=2, fit__epochs=8)
     attempt = Path(job.storage, job.name, "attempt-1")
     first = start(train_file, settings, RAY_ADDRESS=ray_cluster.address)
-    wait_for(lambda: any("epoch 3/8 done" in text for text in told(job)), first)
+    wait_for(
+        lambda: any("epoch 3/8 done" in text for text in told(job)) and len(listed_on_ray(attempt)) > 1, first
+    )
     first.kill()
     finish(first)
     require_no_orphans()

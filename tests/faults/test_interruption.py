@@ -35,17 +35,19 @@ def test_a_job_told_to_stop_goes_on_in_the_middle_of_the_epoch(
     make_job, train_file, undisturbed, request, record_property, workers, sent
 ) -> None:
     address = {"RAY_ADDRESS": request.getfixturevalue("ray_cluster").address} if workers else {}
+    grace = 60 if workers else 10
     settings = SETTINGS | {"cluster.workers": workers}
     given = {path.replace(".", "__"): value for path, value in settings.items()}
-    job = make_job(**given)
+    settings |= {"cluster.grace": grace}
+    job = make_job(**given, cluster__grace=grace)
     first = start(train_file, settings, **address)
     wait_for(lambda: any("epoch 2/" in text for text in told(job)), first)
     first.send_signal(sent)
     asked = time.monotonic()
-    said = finish(first, seconds=30)
+    said = finish(first, seconds=grace + 30)
     seconds = time.monotonic() - asked
     assert first.returncode == 128 + sent
-    assert f"{sent.name}: saving a checkpoint, in up to 10 s." in said
+    assert f"{sent.name}: saving a checkpoint, in up to {grace} s." in said
     assert "Traceback" not in said
     (where,) = (text for text in told(job) if text.startswith("Checkpoint written"))
     assert f"Stopped {where.removeprefix('Checkpoint written ')} The same job goes on from there." in said
@@ -60,12 +62,27 @@ def test_a_job_told_to_stop_goes_on_in_the_middle_of_the_epoch(
     require_same_history(job, undisturbed(**given), EPOCHS)
     require_no_orphans()
     place = "on 2 Ray workers" if workers else "in one process"
-    record_property("fault", f"{sent.name}, 10 s of notice, {place}")
+    record_property("fault", f"{sent.name}, {grace} s of notice, {place}")
     record_property(
         "outcome",
         f"checkpoint in the middle of the epoch and exit {first.returncode} after {seconds:.1f} s; the same job goes "
         f"on at the next step: {EPOCHS} of {EPOCHS} epochs, bitwise the metrics of an undisturbed run",
     )
+
+
+def test_a_job_whose_terminal_is_gone_saves_itself_too(make_job, train_file, record_property) -> None:
+    """As of `rsrnet run JOB 2>&1 | tee log`, where Ctrl-C ends `tee` as well."""
+    job = make_job(fit__epochs=EPOCHS, fit__batch_size=2)
+    process = start(train_file, SETTINGS)
+    wait_for(lambda: any("epoch 2/" in text for text in told(job)), process)
+    assert process.stderr is not None
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(40) == 130
+    assert list(Path(job.storage).rglob("interrupted"))
+    assert the_run(job).info.status == "KILLED"
+    record_property("fault", "Ctrl-C with the terminal gone, in one process")
+    record_property("outcome", "checkpoint in the middle of the epoch and exit 130, as with a terminal")
 
 
 def test_a_job_told_to_stop_behind_its_last_step_leaves_too(make_job, monkeypatch, capsys) -> None:

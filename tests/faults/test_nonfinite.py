@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,8 @@ from rsrnet.data.transforms import TrainTransform
 from rsrnet.losses import LossTerms, RSRNetLoss
 from rsrnet.nonfinite import DivergedError
 from rsrnet_platform import train
-from tests.faults.processes import require_no_orphans
+from rsrnet_platform.host import LocalHost
+from tests.faults.processes import require_no_orphans, told
 from tests.platform.conftest import the_run
 
 STEPS = 3
@@ -65,6 +68,18 @@ def test_the_batch_is_named_and_saved(make_job, squares, request, record_propert
     record_property(
         "outcome", f"stops at step {step} without taking it; the batch's images are named and saved"
     )
+
+
+def test_a_batch_that_cannot_be_saved_does_not_hide_what_happened(make_job, monkeypatch) -> None:
+    def refuse(self, name: str, data: bytes) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+
+    monkeypatch.setattr(LocalHost, "keep", refuse)
+    job = make_job(fit__lr="1e30")
+    with pytest.raises(DivergedError, match=r"is nan; its batch holds [^,]*.jpg(, [^,]*.jpg)*\.\n"):
+        train.run(job, fresh=False)
+    assert any("cannot be saved: [Errno 13]" in text for text in told(job))
+    assert the_run(job).info.status == "FAILED"
 
 
 @pytest.mark.usefixtures("infinite")

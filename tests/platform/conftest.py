@@ -21,12 +21,27 @@ import torch
 from mlflow import MlflowClient
 
 from rsrnet_platform import spec, train
-from rsrnet_platform.store import open_client, resolve_uri
+from rsrnet_platform.store import _make_schema, open_client, resolve_uri
 from tests.clusters import free_ports
 from tests.hosts import Host
 from tests.platform.planted import Planted
 
 MakeJob = Callable[..., spec.TrainJob]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schema_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In this process, stores get copies of one schema: MLflow takes most of a second to make one."""
+    schema = tmp_path_factory.mktemp("schema") / "mlflow.db"
+
+    def copy(database: Path) -> None:
+        if not schema.exists():
+            _make_schema(schema)
+        shutil.copyfile(schema, database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rsrnet_platform.store._make_schema", copy)
+        yield
 
 
 @pytest.fixture

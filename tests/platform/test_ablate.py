@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -33,6 +31,7 @@ from rsrnet.validation import evaluate
 from rsrnet_platform import ablate, cli, spec, train
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.store import open_client, resolve_uri
+from tests.faults.processes import kill_all
 
 pytestmark = pytest.mark.ray
 
@@ -391,19 +390,6 @@ def started(squares_of_six_photographs: Path, tmp_path: Path) -> Iterator[Any]:
     yield start
     for process in processes:
         kill_all(process)
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """SIGKILL the driver, and its cluster, which nobody needs any more."""
-    if process.poll() is not None:
-        return
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    for member in family:
-        if member.is_running():
-            member.send_signal(signal.SIGKILL)
-    psutil.wait_procs(family, timeout=30)
 
 
 @pytest.mark.slow

@@ -54,6 +54,17 @@ def test_a_line_still_being_written_waits(tmp_path) -> None:
     assert shown(path, write) == "whole\n"
 
 
+def test_a_line_cut_short_is_left_out(tmp_path) -> None:
+    path = tmp_path / "progress.jsonl"
+    reporter = Reporter(partial(append, path))
+
+    def write() -> None:
+        append(path, '{"time": 1, "text": "cut sh')  # as a full disk leaves it
+        reporter.milestone("whole", 0.5)
+
+    assert shown(path, write) == "whole\n"
+
+
 def test_steps_are_thinned_out(tmp_path) -> None:
     path = tmp_path / "progress.jsonl"
     reporter = Reporter(partial(append, path))

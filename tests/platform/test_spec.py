@@ -292,6 +292,11 @@ REQUIRED: dict[str, dict[str, Any]] = {
 }
 
 
+def test_a_home_that_cannot_be_is_a_message() -> None:
+    with pytest.raises(JobError, match="there is no such user"):
+        parse_train({**MINIMAL, "storage": "~\0a/runs"})
+
+
 def values_of(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     """Dotted paths with values."""
     drawn = {
@@ -321,6 +326,7 @@ def valid(values: dict[str, Any], kind: str) -> spec.Job:
         try:
             return spec.parse(nested(values))
         except JobError as error:
+            before = values
             for problem in error.problems:
                 path = str(problem).split(" = ")[0]
                 # Two values may exclude each other: then the whole section goes back to its defaults.
@@ -331,6 +337,8 @@ def valid(values: dict[str, Any], kind: str) -> spec.Job:
                     for k, v in values.items()
                     if not k.startswith(dropped) and not path.startswith(f"{k}.")
                 } | REQUIRED[kind]
+            if values == before:  # the problem tells a value, not its path
+                values = REQUIRED[kind]
 
 
 @pytest.mark.parametrize("kind", sorted(spec.KINDS))

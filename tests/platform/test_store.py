@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 from rsrnet.config import ConfigError
-from rsrnet_platform.store import TrackingConfig, TrackingError, connect, open_client, prepare, resolve_uri
+from rsrnet_platform.store import (
+    TrackingConfig,
+    TrackingError,
+    _make_schema,
+    connect,
+    open_client,
+    prepare,
+    resolve_uri,
+)
 
 
 @pytest.fixture
@@ -91,7 +99,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     """A store whose creation was killed half-way once."""
     folder = tmp_path_factory.mktemp("a folder")
     (folder / "runs.db.new").write_text("half a schema")
-    return TrackingConfig(uri=str(folder / "runs.db"), experiment="photographs")
+    config = TrackingConfig(uri=str(folder / "runs.db"), experiment="photographs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rsrnet_platform.store._make_schema", _make_schema)  # MLflow's own, not a copy
+        prepare(config)
+    return config
 
 
 def test_prepare_makes_one_experiment_with_its_artifacts_beside_the_database(config: TrackingConfig) -> None:

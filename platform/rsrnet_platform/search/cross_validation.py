@@ -15,13 +15,14 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from rsrnet import engine
-from rsrnet.agreement import Notice, any_rank
+from rsrnet.agreement import Notice
 from rsrnet.checkpoint import CheckpointError
 from rsrnet.data.config import DataConfig
 from rsrnet.data.folds import Split, folds
 from rsrnet.data.lists import read_list, read_train_val
 from rsrnet.data.naming import Composite
 from rsrnet.data.selection import keep
+from rsrnet.ranks import from_rank_zero
 from rsrnet_platform.host import Host
 from rsrnet_platform.interruption import Stopped
 from rsrnet_platform.search.config import SearchConfig
@@ -192,10 +193,8 @@ def _keep_interrupted(training: engine.Training, host: TrialHost, done: Done) ->
         training.save_partial(folder, sums)
         done.write(folder)
 
-    if host.rank == 0:
-        host.interrupt(write)
     # Nobody leaves before rank 0 has written: Ray Train ends all workers at the first that does.
-    any_rank(False, host.device)
+    from_rank_zero(lambda: host.interrupt(write))
 
 
 def _score(training: engine.Training, metric: str) -> float:

@@ -15,8 +15,10 @@ import ray.train
 import ray.train.torch
 from pyarrow.fs import LocalFileSystem
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Full
 
 from rsrnet_platform.channel import JobNotice
 from rsrnet_platform.process_group import ProcessGroup
@@ -66,9 +68,11 @@ def _let_be_taken(reports: TuneReportCallback) -> None:
     """
     queue = reports._training_actor_item_queue
     until = time.monotonic() + SECONDS_TO_TAKE_REPORTS
-    while not queue.empty() and time.monotonic() < until:
-        time.sleep(0.1)
-    time.sleep(0.5)  # for one that is on its way from one queue to the other
+    with suppress(Full, RayError):
+        # That thread skips an empty report, and takes it only when it is done with the one before.
+        queue.put({}, timeout=SECONDS_TO_TAKE_REPORTS)
+        while not queue.empty() and time.monotonic() < until:
+            time.sleep(0.1)
 
 
 def _worker(given: dict[str, Any]) -> None:
