@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,19 @@ _HEAD_OF_AN_AUTOSCALER = {
 }
 
 
+_PORTS = range(21000, 32000)
+"""Neither those that Linux deals out by itself (from 32768 on) nor those of Ray's workers (10002 to 19999): what asks
+for any port between the choice here and its use does not get them."""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of this machine that nobody uses, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.SystemRandom().choice(_PORTS)  # not the generator that tests seed
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in ports:
+                ports.append(port)
     return ports
 
 

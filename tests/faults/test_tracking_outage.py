@@ -34,7 +34,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     try:
         yield server
     finally:
-        server.send(signal.SIGCONT)
+        if server.process.poll() is None:
+            server.send(signal.SIGCONT)
         server.end(signal.SIGKILL)
 
 
@@ -181,10 +182,12 @@ def test_a_server_that_hangs_and_goes_on_gets_every_point_once(
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")  # so that answers are given up, and lost
+    def hang() -> None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")  # so that answers are given up, and lost
+        server.send(signal.SIGSTOP)
 
     events = {
-        3: lambda: server.send(signal.SIGSTOP),
+        3: hang,
         EPOCHS: lambda: later(5, lambda: server.send(signal.SIGCONT)),
     }
     at_epochs(monkeypatch, events)

@@ -15,6 +15,7 @@ import pytest
 from rsrnet_platform import spec
 from rsrnet_platform.store import open_client
 from tests import hosts
+from tests.faults.processes import command_of
 from tests.hosts import BIN, Host
 
 SRUN = """#!/usr/bin/env bash
@@ -284,7 +285,7 @@ def require_nobody_sees_the_token(slurm: Slurm) -> None:
     assert len(tokens) == 1
     (token,) = tokens
     assert len(token) == 64
-    assert not [each for each in processes if token in " ".join(each.cmdline())]
+    assert not [each for each in processes if token in command_of(each)]
     assert token not in slurm.log()
 
 

@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import psycopg
 import pytest
+
+from tests.clusters import free_ports
 
 DEBIAN = Path("/usr/lib/postgresql")
 """Debian and Ubuntu keep the server's programs there by version, and not on the PATH."""
@@ -38,8 +39,7 @@ class PostgreSQL:
         self._runs_as = _unprivileged()
         if self._runs_as:
             os.chown(folder, self._runs_as["user"], self._runs_as["group"])
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        (self.port,) = free_ports(1)
         self._make_cluster()
         self._process = self._start()
         self._wait()

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from rsrnet.model.network import RSRNet
 from rsrnet.recipe import FitConfig
 from rsrnet_platform import modelcard, spec
 from rsrnet_platform.packaging import save_pyfunc
+from tests.clusters import free_ports
 
 NETWORK = RSRNetConfig(depth=18, width=4, iterations=2)
 CARD = checkpoint.ModelCard(NETWORK, size=32, epoch=2)
@@ -266,8 +266,7 @@ class TestTheModelCard:
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of `mlflow models serve`, which the card tells to use."""
     folder = tmp_path_factory.mktemp("server")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     # As in an activated environment: MLflow looks for uvicorn on the path.

@@ -323,10 +323,13 @@ def test_a_worker_that_is_killed_is_replaced_so_often(
         except BaseException as error:
             failed.append(error)
 
+    of_earlier_tests = set(workers_of_this_session())
     thread = threading.Thread(target=run)
     thread.start()
-    wait_for(lambda: committed(tmp_path / "out"))  # by then no worker of an earlier test is left
-    (worker, *_) = wait_for(workers_of_this_session)
+    wait_for(lambda: committed(tmp_path / "out"))
+    (worker, *_) = wait_for(
+        lambda: [each for each in workers_of_this_session() if each not in of_earlier_tests]
+    )
     os.kill(worker.pid, signal.SIGKILL)
     thread.join(120)
     assert not thread.is_alive()

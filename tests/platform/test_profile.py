@@ -22,13 +22,13 @@ def call(arguments: list[str]) -> int:
 
 @pytest.fixture(scope="session")
 def slow_to_read(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of squares as photographs of two megapixels: decoding one takes longer than a step on it."""
+    """The dataset of squares as photographs of five megapixels: decoding one takes longer than a step on it."""
     root = tmp_path_factory.mktemp("slow") / "squares"
     shutil.copytree(squares, root)
     for folder in ("composite_images", "masks"):
         for path in (root / "Sample" / folder).iterdir():
             with Image.open(path) as image:
-                image.resize((1800, 1200), Image.Resampling.BILINEAR).save(path)
+                image.resize((2700, 1800), Image.Resampling.BILINEAR).save(path)
     return root
 
 
@@ -95,7 +95,10 @@ def test_an_image_that_cannot_be_read_ends_a_profile_by_name(train_file, squares
     assert call([*arguments, "--set", "data.on_bad_image=skip", "--steps", "2"]) == 0
 
 
-def test_a_profile_says_when_reading_is_the_limit(train_file, slow_to_read, tmp_path, capsys) -> None:
+def test_a_profile_says_when_reading_is_the_limit(
+    train_file, slow_to_read, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(reading_limit, "WAITING", 0.5)  # three short steps: a busy machine must not decide
     shown = {}
     for root in (None, slow_to_read):
         override = [] if root is None else ["--set", f"data.root={root}"]
@@ -116,6 +119,7 @@ def events(job) -> list[dict]:
 def test_a_training_says_once_when_reading_is_the_limit(make_job, slow_to_read, monkeypatch) -> None:
     monkeypatch.setattr(reading_limit, "STEPS", 3)
     monkeypatch.setattr(reading_limit, "SECONDS", 0.1)
+    monkeypatch.setattr(reading_limit, "WAITING", 0.5)
     for name, more, times in (("fast", {}, 0), ("slow", {"data__root": slow_to_read}, 1)):
         job = make_job(name=name, fit__epochs=3, tracking__model="null", **more)
         train.run(job, fresh=False)

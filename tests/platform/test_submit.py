@@ -428,7 +428,13 @@ def test_cluster_that_stays_away_is_given_up_with_what_to_do(
     monkeypatch.setattr(submit, "PATIENCE", 2.0)
     host, port = ray_cluster.dashboard_url.removeprefix("http://").split(":")
     proxy = _Proxy((host, int(port)))
-    threading.Timer(15, proxy.close).start()
+    follow = submit.follow
+
+    def follow_and_lose(*arguments: Any) -> Any:
+        threading.Timer(3, proxy.close).start()
+        return follow(*arguments)
+
+    monkeypatch.setattr(submit, "follow", follow_and_lose)
     given = ("--address", f"127.0.0.1:{proxy.port}", "--set", "fit.epochs=100000")
     try:
         assert call("submit", train_file, *given) == 2

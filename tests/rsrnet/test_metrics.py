@@ -250,6 +250,7 @@ for score in ([0.1, 0.2, 0.3], [])[rank]:  # one rank may have had no image at a
     sums.add(ImageMetrics(values, values * 2, values * 3))
 sums.all_reduce()
 print(sums.count, sums.mean())
+dist.barrier()
 dist.destroy_process_group()
 """
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rsrnet import engine
 from rsrnet.data.iharmony4 import IHarmony4
@@ -20,11 +16,10 @@ from rsrnet.data.loader import loader
 from rsrnet.data.sampler import ShardedBatches
 from rsrnet.data.transforms import TrainTransform
 from rsrnet.model.config import RSRNetConfig
-from rsrnet.model.network import RSRNet
 from rsrnet.phases import BACKWARD, COMMUNICATION, DATA, FORWARD, PHASES
 from rsrnet.profiling import Profile, Profiler
-from rsrnet.randomness import seed_everything
 from rsrnet.recipe import FitConfig
+from tests.rsrnet.trainings import spawn, start
 
 WARM_UP, STEPS = 1, 3
 
@@ -44,11 +39,6 @@ def profiled(root: Path, config: RSRNetConfig, recipe: FitConfig, trace: Path, r
         )
     assert not done
     return training, profiler.result()
-
-
-def start(config: RSRNetConfig, recipe: FitConfig) -> engine.Training:
-    seed_everything(recipe.seed)
-    return engine.Training(RSRNet(config), recipe, size=32)
 
 
 def batches_of(root: Path, recipe: FitConfig, rank: int, ranks: int):
@@ -116,27 +106,19 @@ def test_a_training_that_ends_too_early_has_no_profile(squares, tiny, recipe, tm
         profiler.result()
 
 
-def _on_rank(rank: int, port: int, root: Path, config, recipe, out: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    training, found = profiled(root, config, recipe, out / f"{rank}.json", rank, 2)
+def _profile_on_rank(rank: int, world_size: int, root: Path, config, recipe, out: Path) -> None:
+    training, found = profiled(root, config, recipe, out / f"{rank}.json", rank, world_size)
     after = After(WARM_UP + STEPS)
     plain = start(config, recipe)
-    batches = batches_of(root, recipe, rank, 2)
+    batches = batches_of(root, recipe, rank, world_size)
     plain.run(batches, batches, on_epoch=lambda _: None, on_step=after.step_done, notice=after)
     torch.save((found, training.model.state_dict(), plain.model.state_dict()), out / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_two_ranks_wait_for_each_other_and_learn_the_same_as_without_a_profiler(
     squares, tiny, recipe, tmp_path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(_on_rank, (port, squares, tiny, recipe, tmp_path), nprocs=2, start_method="spawn")
+    spawn(_profile_on_rank, 2, squares, tiny, recipe, tmp_path)
     for rank in (0, 1):
         found, profiled_state, plain_state = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         assert isinstance(found, Profile)

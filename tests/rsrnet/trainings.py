@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
-import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
@@ -52,18 +51,18 @@ def run(training: engine.Training, root: Path, on_epoch=lambda training: None) -
 
 def spawn(target, world_size: int, *arguments) -> None:
     """Run a function on every rank of a process group of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(
-        _on_rank, (target, world_size, port, arguments), nprocs=world_size, start_method="spawn"
-    )
+    with TemporaryDirectory() as folder:
+        mp.start_processes(
+            _on_rank,
+            (target, world_size, f"file://{folder}/store", arguments),
+            nprocs=world_size,
+            start_method="spawn",
+        )
 
 
-def _on_rank(rank: int, target, world_size: int, port: int, arguments) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def _on_rank(rank: int, target, world_size: int, store: str, arguments) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
     target(rank, world_size, *arguments)
     # Gloo's threads end with the last reference to the group, which a DDP in a reference cycle holds; a process
     # that leaves while they run, or while its peer still talks to it, is aborted now and then.
