@@ -32,6 +32,7 @@ from rsrnet_platform import ablate, cli, spec, train
 from rsrnet_platform.errors import UserError
 from rsrnet_platform.store import open_client, resolve_uri
 from tests.faults.processes import kill_all
+from tests.platform.tuning import attempt, journal
 
 pytestmark = pytest.mark.ray
 
@@ -56,16 +57,6 @@ def load(path: Path, *overrides: str) -> spec.AblateJob:
     job = spec.load(path, overrides)
     assert isinstance(job, spec.AblateJob)
     return job
-
-
-def attempt(job: spec.AblateJob) -> Path:
-    return Path(job.storage) / job.name / "attempt-1"
-
-
-def journal(job: spec.AblateJob) -> dict[int, dict[str, Any]]:
-    """Every training as its file says."""
-    files = sorted((attempt(job) / "trials").glob("*.json"))
-    return {int(path.stem): json.loads(path.read_text()) for path in files}
 
 
 def lines(job: spec.AblateJob, name: str) -> list[dict[str, Any]]:

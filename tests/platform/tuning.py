@@ -1,4 +1,4 @@
-"""Searches that tests run: a tiny job, and what it leaves in its folder and in MLflow."""
+"""Searches that tests run: a tiny job, and what it leaves in its folder (as an ablation does) and in MLflow."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def load(path: Path, *overrides: str) -> spec.TuneJob:
     return job
 
 
-def attempt(job: spec.TuneJob) -> Path:
-    """The folder of a search's first attempt."""
+def attempt(job: spec.SearchJob) -> Path:
+    """The folder of the first attempt at a search or an ablation."""
     return Path(job.storage) / job.name / "attempt-1"
 
 
-def journal(job: spec.TuneJob) -> dict[int, dict[str, Any]]:
+def journal(job: spec.SearchJob) -> dict[int, dict[str, Any]]:
     """Every trial as its file says."""
     files = sorted((attempt(job) / "trials").glob("*.json"))
     return {int(path.stem): json.loads(path.read_text()) for path in files}
