@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console
 
 
@@ -9,6 +11,10 @@ class _Messages(Console):
     def on_broken_pipe(self) -> None:
         """Be silent from now on when nobody reads any more, instead of ending the job."""
         self.quiet = True
+        # Python would write at its end what the stream still holds, fail, and leave with 120, whatever the job says.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
 
 # Names of files are not markup, and a command to copy must not be broken over two lines.
